@@ -1,0 +1,82 @@
+"""Many prompts through one local language model (GGUF), at once.
+
+>>> from llamaherd import BatchGenerationConfig, ParallelProcessor
+>>> with ParallelProcessor("demo") as processor:
+...     results = processor.batch_generate(["Once upon a time"], BatchGenerationConfig(seed=1))
+
+Names are imported when they are first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "llamaherd.config": (
+        "BatchGenerationConfig",
+        "EngineConfig",
+        "GenerationConfig",
+        "ThreadPoolConfig",
+    ),
+    "llamaherd.errors": (
+        "CallbackError",
+        "ConfigError",
+        "DecodeFailed",
+        "DownloadError",
+        "EngineDead",
+        "EngineError",
+        "ForkedProcess",
+        "InputError",
+        "InsufficientMemory",
+        "InvalidPrompt",
+        "KvExhausted",
+        "LlamaherdError",
+        "ModelError",
+        "ModelLoadError",
+        "ModelNotFound",
+        "OutputError",
+        "ProcessorStopped",
+        "PromptTooLong",
+        "RequestCancelled",
+        "RequestError",
+        "RequestTimeout",
+        "TemplateError",
+    ),
+    "llamaherd.models.info": ("ModelInfo",),
+    "llamaherd.models.model": ("Model",),
+    "llamaherd.processing.parallel": ("ItemResult", "ParallelProcessor"),
+    "llamaherd.results": (
+        "FinishReason",
+        "GenerationResult",
+        "ProcessorStats",
+        "RowError",
+        "TokenLogprob",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted([*_MODULE_OF, "__version__"])
+
+if TYPE_CHECKING:
+    from llamaherd.config import *
+    from llamaherd.errors import *
+    from llamaherd.models.info import *
+    from llamaherd.models.model import *
+    from llamaherd.processing.parallel import *
+    from llamaherd.results import *
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'llamaherd' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

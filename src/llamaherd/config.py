@@ -1,0 +1,282 @@
+"""All options, as frozen keyword-only dataclasses that are checked when they are built.
+
+A wrong value, an unknown name or a contradiction raises `ConfigError` at once, naming the
+field, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+from typing_extensions import dataclass_transform
+
+from llamaherd.errors import ConfigError
+
+__all__ = [
+    "BatchGenerationConfig",
+    "EngineConfig",
+    "GenerationConfig",
+    "KvLayout",
+    "ThreadPoolConfig",
+]
+
+T = TypeVar("T")
+KvLayout = Literal["auto", "unified", "split"]
+MAX_LOGPROBS = 100
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config_dataclass(cls: type[T]) -> type[T]:
+    """Make a frozen keyword-only dataclass that names unknown options and suggests others."""
+    made = dataclass(frozen=True, kw_only=True, slots=True)(cls)
+    names = [f.name for f in fields(made)]  # type: ignore[arg-type]
+    original = made.__init__
+
+    @functools.wraps(original)
+    def checked_init(self: Any, *args: Any, **options: Any) -> None:
+        if args:
+            raise ConfigError(f"{made.__name__} takes keyword arguments only, got {args[0]!r}")
+        for name in options:
+            if name not in names:
+                raise ConfigError(unknown_option(made.__name__, name, names))
+        original(self, **options)
+
+    made.__init__ = checked_init  # type: ignore[method-assign]
+    return made
+
+
+def unknown_option(owner: str, name: str, known: list[str]) -> str:
+    """Message for an option that does not exist."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known)}"
+    return f"{owner} has no option {name!r}; {hint}"
+
+
+@config_dataclass
+class GenerationConfig:
+    """How one row is generated.
+
+    `BatchGenerationConfig` is the same class. Sampling steps are applied in llama.cpp's
+    order: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
+
+    Attributes:
+        max_tokens: Most tokens to generate, at least 1.
+        temperature: 0 picks the most probable token always (greedy).
+        top_k: Keep the k most probable tokens; 0 keeps all.
+        top_p: Keep the most probable tokens that together reach this probability; 1 keeps all.
+        min_p: Drop tokens less probable than this share of the most probable one.
+        typical_p: Locally typical sampling; 1 turns it off.
+        repeat_penalty: Divides the logits of recent tokens; 1 turns it off.
+        frequency_penalty: Subtracted per occurrence among recent tokens.
+        presence_penalty: Subtracted once from recent tokens.
+        penalty_last_n: How many recent tokens the penalties look at.
+        seed: Seed of the row (or of the job: every row derives its own from it and its index).
+            None draws one, which the result reports.
+        stop: Strings that end the answer; they are not part of the text.
+        logit_bias: Added to the logits of these token ids; ``-inf`` forbids a token.
+        logprobs: Report log probabilities, with this many alternatives (0: the chosen only).
+        n: Answers per prompt; the prompt is computed once.
+        ignore_eos: Go on to `max_tokens` even if the model would end its answer.
+        timeout_ms: Longest time from the row's first step to its end.
+        retry_attempts: How often a row is tried again after a retryable error.
+        clean: Strip control tokens and surrounding white space from the text.
+        strip_thinking: Remove ``<think>...</think>`` passages from the text.
+    """
+
+    max_tokens: int = 100
+    temperature: float = 1.0
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    n: int = 1
+    ignore_eos: bool = False
+    timeout_ms: float | None = None
+    retry_attempts: int = 0
+    clean: bool = False
+    strip_thinking: bool = False
+
+    def __post_init__(self) -> None:
+        stop: object = self.stop
+        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
+        for name in ("max_tokens", "n"):
+            _check_int(self, name, low=1)
+        for name in ("top_k", "penalty_last_n", "retry_attempts"):
+            _check_int(self, name, low=0)
+        _check_number(self, "temperature", low=0.0)
+        _check_number(self, "top_p", low=0.0, high=1.0, above=True)
+        _check_number(self, "min_p", low=0.0, high=1.0)
+        _check_number(self, "typical_p", low=0.0, high=1.0, above=True)
+        _check_number(self, "repeat_penalty", low=0.0, above=True)
+        _check_number(self, "frequency_penalty", low=-100.0, high=100.0)
+        _check_number(self, "presence_penalty", low=-100.0, high=100.0)
+        if self.timeout_ms is not None:
+            _check_number(self, "timeout_ms", low=0.0, above=True)
+        if self.seed is not None:
+            _check_int(self, "seed", low=0, high=2**64 - 1)
+        if self.logprobs is not None:
+            _check_int(self, "logprobs", low=0, high=MAX_LOGPROBS)
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise _wrong(self, "stop", "non-empty strings")
+        self._check_logit_bias()
+        if self.is_greedy and self.n > 1:
+            raise ConfigError(
+                f"n={self.n} with temperature=0 would give {self.n} equal answers; "
+                "set a temperature above 0, or n=1"
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether recent tokens change the logits."""
+        return self.penalty_last_n > 0 and (
+            self.repeat_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.presence_penalty != 0.0
+        )
+
+    @classmethod
+    def greedy(cls, **options: Any) -> GenerationConfig:
+        """Always the most probable token; `options` override anything else."""
+        return cls(**{"temperature": 0.0, **options})
+
+    @classmethod
+    def balanced(cls, **options: Any) -> GenerationConfig:
+        """Varied but coherent text: temperature 0.7, top-p 0.9, top-k 40."""
+        return cls(**{"temperature": 0.7, "top_p": 0.9, "top_k": 40, **options})
+
+    @classmethod
+    def creative(cls, **options: Any) -> GenerationConfig:
+        """Surprising text: temperature 1.1, top-p 0.95, top-k 200."""
+        return cls(**{"temperature": 1.1, "top_p": 0.95, "top_k": 200, **options})
+
+    def _check_logit_bias(self) -> None:
+        if not isinstance(self.logit_bias, Mapping):
+            raise _wrong(self, "logit_bias", "a mapping from token id to number")
+        for token, bias in self.logit_bias.items():
+            is_token = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+            is_number = isinstance(bias, (int, float)) and not math.isnan(bias)
+            if not is_token or not is_number or bias == math.inf:
+                raise _wrong(self, "logit_bias", "token ids with finite numbers or -inf")
+
+
+BatchGenerationConfig = GenerationConfig
+
+
+@config_dataclass
+class ThreadPoolConfig:
+    """Where and on how many threads the work runs.
+
+    Attributes:
+        num_threads: Compute threads; None takes the CPUs this process may use, cgroup limits
+            included.
+        stack_size: Stack of each compute thread in bytes.
+        numa_aware: Keep all compute threads on one NUMA node when the machine has several and
+            the threads fit on one; without effect elsewhere.
+        work_stealing: Threads of batch tokenization take small pieces from a shared queue;
+            False gives each thread one fixed share.
+        cpu_affinity: Cores to pin the compute threads to, one thread per core in turn.
+    """
+
+    num_threads: int | None = None
+    stack_size: int = 2 * 1024 * 1024
+    numa_aware: bool = False
+    work_stealing: bool = True
+    cpu_affinity: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_threads is not None:
+            _check_int(self, "num_threads", low=1)
+        _check_int(self, "stack_size", low=64 * 1024)
+        if self.cpu_affinity is None:
+            return
+        cores = tuple(self.cpu_affinity)
+        object.__setattr__(self, "cpu_affinity", cores)
+        if not cores or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in cores):
+            raise _wrong(self, "cpu_affinity", "a non-empty list of core numbers")
+
+
+@config_dataclass
+class EngineConfig:
+    """How rows are batched.
+
+    Attributes:
+        max_batch_size: Rows in work at the same time, at most 255.
+        token_budget: Tokens in one forward pass.
+        interactive_chunk: Prompt tokens per forward pass while a streaming row is in work, so
+            that its next token does not wait behind a long prompt.
+        n_ctx: Tokens that one row may hold (prompt and answer); None takes what the model was
+            trained for.
+        kv_layout: ``"split"`` gives every row its own part of the KV cache (fast on CPUs),
+            ``"unified"`` one pool for all (least memory, best on GPUs), ``"auto"`` chooses by
+            device and by the lengths of the rows.
+        kv_memory_bytes: Most memory for the KV cache; None takes a quarter of what is free.
+        self_test: Compare a few tokens alone and in a batch when the engine starts, and step
+            down to a safer setting when they differ.
+        thread_pool: Compute threads.
+    """
+
+    max_batch_size: int = 32
+    token_budget: int = 2048
+    interactive_chunk: int = 256
+    n_ctx: int | None = None
+    kv_layout: KvLayout = "auto"
+    kv_memory_bytes: int | None = None
+    self_test: bool = True
+    thread_pool: ThreadPoolConfig = field(default_factory=ThreadPoolConfig)
+
+    def __post_init__(self) -> None:
+        # llama.cpp keeps at most 256 sequences in one context, and one is needed for moves.
+        _check_int(self, "max_batch_size", low=1, high=255)
+        _check_int(self, "token_budget", low=self.max_batch_size)
+        _check_int(self, "interactive_chunk", low=1)
+        if self.n_ctx is not None:
+            _check_int(self, "n_ctx", low=8)
+        if self.kv_memory_bytes is not None:
+            _check_int(self, "kv_memory_bytes", low=1)
+        if self.kv_layout not in ("auto", "unified", "split"):
+            raise _wrong(self, "kv_layout", '"auto", "unified" or "split"')
+
+
+def _wrong(config: object, name: str, allowed: str) -> ConfigError:
+    value = getattr(config, name)
+    return ConfigError(f"{type(config).__name__}.{name} is {value!r}; allowed: {allowed}")
+
+
+def _check_int(config: object, name: str, *, low: int, high: int | None = None) -> None:
+    value = getattr(config, name)
+    allowed = f"a whole number from {low}" + (f" to {high}" if high is not None else " up")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(config, name, allowed)
+    if value < low or (high is not None and value > high):
+        raise _wrong(config, name, allowed)
+
+
+def _check_number(
+    config: object, name: str, *, low: float, high: float | None = None, above: bool = False
+) -> None:
+    value = getattr(config, name)
+    allowed = f"a number {'above' if above else 'from'} {low:g}"
+    allowed += f" to {high:g}" if high is not None else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _wrong(config, name, allowed)
+    if value < low or (above and value == low) or (high is not None and value > high):
+        raise _wrong(config, name, allowed)
