@@ -1,0 +1,1 @@
+"""Continuous batching: a pure scheduler and the one thread that drives it."""

@@ -1,0 +1,517 @@
+"""The one thread that owns a runner, and the loop that drives it.
+
+Everything else posts to its inbox and is called back. A `submit` that returns promises
+exactly one `finish` per request. Rows fail alone: errors of a row are values in its result;
+only a failure of the engine itself (`EngineDead`) reaches every row.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llamaherd.config import EngineConfig
+from llamaherd.engine.canary import find_interference
+from llamaherd.engine.plan import Demand, Runner, StepOutput, StepPlan
+from llamaherd.engine.request import Request
+from llamaherd.engine.row import Row, rejected
+from llamaherd.engine.sampling import row_logprobs, sample
+from llamaherd.engine.scheduler import Scheduler, Step
+from llamaherd.engine.scheduler import Sequence as Work
+from llamaherd.engine.vocabulary import Vocabulary
+from llamaherd.errors import (
+    CallbackError,
+    ConfigError,
+    DecodeFailed,
+    EngineDead,
+    EngineError,
+    ForkedProcess,
+    InvalidPrompt,
+    KvExhausted,
+    LlamaherdError,
+    ProcessorStopped,
+    PromptTooLong,
+    RequestCancelled,
+    RequestTimeout,
+)
+from llamaherd.results import FinishReason, GenerationResult, ProcessorStats
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger(__name__)
+
+# KV caches are sized in steps of doubling lengths, so that an engine is rarely rebuilt.
+_SMALLEST_SLOT = 256
+
+
+@dataclass(slots=True)
+class _Counters:
+    steps: int = 0
+    items: int = 0
+    failed: int = 0
+    retried: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preempted: int = 0
+    busy_s: float = 0.0
+    queue_s: float = 0.0
+    forward_s: float = 0.0
+    schedule_s: float = 0.0
+    sample_s: float = 0.0
+    text_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Inbox:
+    submitted: deque[tuple[float, Sequence[Request]]] = field(default_factory=deque)
+    cancelled: deque[Request] = field(default_factory=deque)
+    is_closing: bool = False
+    is_aborting: bool = False
+
+
+class Engine:
+    """Continuous batching over one runner. Every method may be called from any thread.
+
+    Args:
+        open_runner: Opens a runner for a demand; called on the engine's thread, when the
+            first row arrives and again when a row needs a larger KV cache. The runner may
+            hold less per slot than was asked for.
+        vocabulary: Tokens of the model.
+        config: Batching options.
+        n_ctx: Tokens that one row may hold.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        open_runner: Callable[[Demand], Runner],
+        vocabulary: Vocabulary,
+        config: EngineConfig,
+        *,
+        n_ctx: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._open_runner = open_runner
+        self._vocabulary = vocabulary
+        self._config = config
+        self._n_ctx = n_ctx
+        self._clock = clock
+        self._pid = os.getpid()
+        self._wake = threading.Condition()
+        self._inbox = _Inbox()
+        self._death: EngineDead | None = None
+        self._counters = _Counters()
+        # From here on: engine thread only.
+        self._runner: Runner | None = None
+        self._scheduler: Scheduler | None = None
+        self._max_batch_size = config.max_batch_size
+        self._is_cautious = False
+        self._rows: dict[Work, Row] = {}
+        self._by_request: dict[Request, Row] = {}
+        self._n_needed = 0
+        self._thread = threading.Thread(target=self._run, name="llamaherd-engine", daemon=True)
+        self._thread.start()
+
+    # ── any thread ──────────────────────────────────────────────────────────────────────
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Accept rows. They are ordered and batched together with everything in work.
+
+        Raises:
+            ProcessorStopped: The engine was closed.
+            EngineDead: It failed.
+            ForkedProcess: Called in a forked child.
+        """
+        self._check_process()
+        with self._wake:
+            if self._death is not None:
+                raise EngineDead(str(self._death)) from self._death.__cause__
+            if self._inbox.is_closing:
+                raise ProcessorStopped("the engine is closed; open a new one")
+            self._inbox.submitted.append((self._clock(), requests))
+            self._wake.notify()
+
+    def cancel(self, requests: Iterable[Request]) -> None:
+        """Stop rows at the next step. Rows that have ended are not affected."""
+        with self._wake:
+            self._inbox.cancelled.extend(requests)
+            self._wake.notify()
+
+    def close(self, *, drain: bool = False) -> None:
+        """Stop the thread and free the runner. May be called twice.
+
+        Args:
+            drain: Finish the accepted rows first; otherwise they end as cancelled.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._wake:
+            self._inbox.is_closing = True
+            self._inbox.is_aborting = self._inbox.is_aborting or not drain
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def stats(self) -> ProcessorStats:
+        """Counters since the engine was opened."""
+        c = self._counters
+        return ProcessorStats(
+            batches_processed=c.steps,
+            items_processed=c.items,
+            busy_time_s=c.busy_s,
+            prompt_tokens=c.prompt_tokens,
+            cached_prompt_tokens=c.cached_tokens,
+            computed_prompt_tokens=c.computed_prompt_tokens,
+            generated_tokens=c.generated_tokens,
+            failed=c.failed,
+            retried=c.retried,
+            preempted=c.preempted,
+            queue_time_ms=1000.0 * c.queue_s,
+            forward_time_s=c.forward_s,
+            schedule_time_s=c.schedule_s,
+            sample_time_s=c.sample_s,
+            text_time_s=c.text_s,
+        )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcess(
+                "this model was loaded before the process forked, and its threads do not exist "
+                "here; load the model in the child, or start workers with the 'spawn' method"
+            )
+
+    # ── engine thread ───────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._step()
+        except Exception as error:
+            _log.exception("the engine failed")
+            dead = EngineDead(f"the engine failed: {type(error).__name__}: {error}")
+            dead.__cause__ = error
+            self._die(dead, FinishReason.ERROR)
+        else:
+            self._die(ProcessorStopped("the engine was closed before the row was finished"))
+        finally:
+            if self._runner is not None:
+                self._runner.close()
+                self._runner = None
+
+    def _die(self, error: EngineError, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """End every row with `error`, also those that arrive while this runs."""
+        with self._wake:
+            self._inbox.is_closing = True
+            if isinstance(error, EngineDead):
+                self._death = error
+            late = [(t, r) for t, requests in self._inbox.submitted for r in requests]
+            self._inbox.submitted.clear()
+        for submitted_s, request in late:
+            self._reject(request, submitted_s, error, reason)
+        for row in list(self._rows.values()):
+            self._finish(row, reason, error, may_retry=False)
+
+    def _wait_for_work(self) -> bool:
+        """Take in the inbox; sleep while there is nothing to do. False when it is time to end."""
+        while True:
+            with self._wake:
+                while not self._has_work():
+                    if self._inbox.is_closing:
+                        return False
+                    self._wake.wait()
+                if self._inbox.is_aborting:
+                    return False
+                submitted = list(self._inbox.submitted)
+                cancelled = list(self._inbox.cancelled)
+                self._inbox.submitted.clear()
+                self._inbox.cancelled.clear()
+            for submitted_s, requests in submitted:
+                self._accept(submitted_s, requests)
+            for request in cancelled:
+                self._cancel(request)
+            if self._rows:
+                return True
+
+    def _has_work(self) -> bool:
+        return bool(self._rows or self._inbox.submitted or self._inbox.cancelled)
+
+    def _accept(self, submitted_s: float, requests: Sequence[Request]) -> None:
+        """Check rows and hand them to the scheduler."""
+        rows = []
+        for request in requests:
+            try:
+                self._check(request)
+                row = Row(request, self._vocabulary, self._n_ctx, submitted_s)
+            except LlamaherdError as error:
+                self._reject(request, submitted_s, error)
+                continue
+            rows.append(row)
+            self._rows[row.sequence] = row
+            self._by_request[request] = row
+        for row in rows:
+            n_tokens = row.sequence.n_prompt + row.sequence.max_new_tokens
+            self._n_needed = max(self._n_needed, n_tokens)
+        if self._scheduler is not None:
+            self._scheduler.add([row.sequence for row in rows])
+
+    def _check(self, request: Request) -> None:
+        tokens = request.tokens
+        n_vocab = self._vocabulary.n_vocab
+        if not tokens:
+            raise InvalidPrompt("the prompt is empty: there is no token to start from")
+        if min(tokens) < 0 or max(tokens) >= n_vocab:
+            bad = next(t for t in tokens if not 0 <= t < n_vocab)
+            raise InvalidPrompt(f"token id {bad} is outside the vocabulary (0 to {n_vocab - 1})")
+        if len(tokens) >= self._n_ctx:
+            raise PromptTooLong(len(tokens), self._n_ctx)
+        for token in request.config.logit_bias:
+            if token >= n_vocab:
+                raise ConfigError(
+                    f"logit_bias names token {token}, the vocabulary ends at {n_vocab - 1}"
+                )
+
+    def _reject(
+        self,
+        request: Request,
+        submitted_s: float,
+        error: LlamaherdError,
+        reason: FinishReason = FinishReason.ERROR,
+    ) -> None:
+        """End a request that never became a row."""
+        self._counters.items += 1
+        self._counters.failed += 1
+        self._deliver(request, rejected(request, reason, error))
+
+    def _cancel(self, request: Request) -> None:
+        row = self._by_request.get(request)
+        if row is not None:
+            error = RequestCancelled("the row was cancelled")
+            self._finish(row, FinishReason.CANCELLED, error, may_retry=False)
+
+    # ── one step ────────────────────────────────────────────────────────────────────────
+
+    def _step(self) -> None:
+        began_s = self._clock()
+        self._ensure_runner()
+        self._expire(began_s)
+        assert self._scheduler is not None
+        if not self._scheduler.has_work:
+            return
+        step = self._scheduler.schedule()
+        self._note_starts(step, began_s)
+        planned_s = self._clock()
+        self._counters.schedule_s += planned_s - began_s
+        output = self._execute(step)
+        if output is not None:
+            self._advance(step, output)
+        self._counters.busy_s += self._clock() - began_s
+
+    def _note_starts(self, step: Step, now_s: float) -> None:
+        for sequence in step.sequences:
+            row = self._rows[sequence]
+            if row.started_s is None:
+                row.started_s = now_s
+                self._counters.queue_s += now_s - row.submitted_s
+                self._counters.prompt_tokens += sequence.n_prompt
+                self._counters.cached_tokens += sequence.n_cached
+
+    def _execute(self, step: Step) -> StepOutput | None:
+        """Run the plan; None when it has to be planned anew or was carried out row by row."""
+        assert self._runner is not None and self._scheduler is not None
+        began_s = self._clock()
+        try:
+            output = self._runner.execute(step.plan)
+        except DecodeFailed as error:
+            self._isolate(step, error)
+            return None
+        finally:
+            self._counters.forward_s += self._clock() - began_s
+        if output.no_room or step.plan.is_empty:
+            self._make_room()
+            return None
+        self._counters.steps += bool(step.plan.chunks)
+        return output
+
+    def _make_room(self) -> None:
+        assert self._scheduler is not None
+        before = self._scheduler.n_running
+        hopeless = self._scheduler.make_room()
+        self._counters.preempted += before - self._scheduler.n_running
+        if hopeless is not None:
+            self._fail(hopeless, KvExhausted("the KV cache has no room for this row"))
+
+    def _isolate(self, step: Step, error: DecodeFailed) -> None:
+        """A step failed: run its rows one by one, so that only the culprit fails."""
+        assert self._runner is not None and self._scheduler is not None
+        if len(step.sequences) == 1:
+            self._fail(step.sequences[0], error)
+            return
+        _log.warning("a batch failed (%s); its %d rows run alone", error, len(step.sequences))
+        for sequence, chunk in zip(step.sequences, step.plan.chunks, strict=True):
+            alone = Step(StepPlan(chunks=(chunk,)), (sequence,))
+            try:
+                output = self._runner.execute(alone.plan)
+            except DecodeFailed as row_error:
+                self._fail(sequence, row_error)
+                continue
+            if not output.no_room:
+                self._counters.steps += 1
+                self._advance(alone, output)
+
+    def _advance(self, step: Step, output: StepOutput) -> None:
+        """Book the computed chunks, sample, and move every row on."""
+        assert self._scheduler is not None
+        began_s = self._clock()
+        self._scheduler.commit(step)
+        pairs = zip(step.sequences, step.plan.chunks, strict=True)
+        rows = [self._rows[s] for s, chunk in pairs if chunk.wants_logits]
+        self._counters.computed_prompt_tokens += sum(
+            max(0, min(chunk.start + len(chunk.tokens), sequence.n_prompt) - chunk.start)
+            for sequence, chunk in zip(step.sequences, step.plan.chunks, strict=True)
+        )
+        sampling_s = self._clock()
+        tokens = sample(output.logits, [row.sampling for row in rows]) if rows else []
+        sampled_s = self._clock()
+        for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            self._push(row, token, output.logits[i])
+        self._counters.schedule_s += sampling_s - began_s
+        self._counters.sample_s += sampled_s - sampling_s
+        self._counters.text_s += self._clock() - sampled_s
+
+    def _push(self, row: Row, token: int, logits: np.ndarray) -> None:
+        if token < 0:
+            self._fail(row.sequence, DecodeFailed("the model gave no valid logits for this row"))
+            return
+        self._counters.generated_tokens += 1
+        n_top = row.request.config.logprobs
+        if n_top is not None:
+            row.push_logprobs(token, row_logprobs(logits, token, n_top))
+        try:
+            reason = row.push(token)
+        except Exception as error:
+            # The sink is the caller's code: it may fail its own row, nobody else's.
+            failure = CallbackError(f"the stream callback raised {type(error).__name__}: {error}")
+            self._finish(row, FinishReason.ERROR, failure, may_retry=False)
+            return
+        if reason is not None:
+            self._finish(row, reason)
+
+    def _expire(self, now_s: float) -> None:
+        """End rows that ran longer than they may."""
+        for row in list(self._rows.values()):
+            timeout_ms = row.request.config.timeout_ms
+            if timeout_ms is None or row.started_s is None:
+                continue
+            ran_ms = 1000.0 * (now_s - row.started_s)
+            if ran_ms >= timeout_ms:
+                error = RequestTimeout(
+                    f"the row ran {ran_ms:.0f} ms, its timeout_ms is {timeout_ms:g}; "
+                    "raise it or lower max_tokens"
+                )
+                self._finish(row, FinishReason.TIMEOUT, error)
+
+    # ── outcomes ────────────────────────────────────────────────────────────────────────
+
+    def _fail(self, sequence: Work, error: LlamaherdError) -> None:
+        self._finish(self._rows[sequence], FinishReason.ERROR, error)
+
+    def _finish(
+        self,
+        row: Row,
+        reason: FinishReason,
+        error: LlamaherdError | None = None,
+        *,
+        may_retry: bool = True,
+    ) -> None:
+        """Take a row out and deliver its result, or start it again."""
+        if self._scheduler is not None:
+            self._scheduler.remove(row.sequence)
+        del self._rows[row.sequence]
+        if error is not None and error.retryable and may_retry and row.can_retry:
+            row.restart(self._n_ctx)
+            row.started_s = None
+            self._rows[row.sequence] = row
+            self._counters.retried += 1
+            if self._scheduler is not None:
+                self._scheduler.add([row.sequence])
+            return
+        del self._by_request[row.request]
+        self._counters.items += 1
+        self._counters.failed += error is not None
+        try:
+            result = row.result(reason, self._clock(), error)
+        finally:
+            row.close()
+        self._deliver(row.request, result)
+
+    def _deliver(self, request: Request, result: GenerationResult) -> None:
+        try:
+            request.sink.finish(request, result)
+        except Exception:
+            _log.exception("a receiver raised; the result of row %d is lost", request.index)
+
+    # ── the runner ──────────────────────────────────────────────────────────────────────
+
+    def _ensure_runner(self) -> None:
+        """Open the runner, or a larger one when a row needs more than its slots hold."""
+        if self._runner is not None and self._n_needed <= self._runner.limits.n_tokens_per_slot:
+            return
+        waiting = [row.sequence for row in self._rows.values()]
+        if self._scheduler is not None:
+            waiting = self._scheduler.drain()
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+        n_tokens = _SMALLEST_SLOT
+        while n_tokens < self._n_needed:
+            n_tokens *= 2
+        self._runner = self._open_tested(min(n_tokens, max(self._n_ctx, self._n_needed)))
+        limits = self._runner.limits
+        self._scheduler = Scheduler(
+            limits,
+            max_running=self._max_batch_size,
+            interactive_chunk=self._config.interactive_chunk,
+        )
+        self._scheduler.add(waiting)
+        if limits.n_tokens_per_slot < self._n_needed:
+            self._shrink(limits.n_tokens_per_slot)
+
+    def _shrink(self, n_ctx: int) -> None:
+        """Memory allows less than the rows asked for: shorten answers, fail prompts too long."""
+        _log.warning("memory allows %d tokens per row, not %d", n_ctx, self._n_needed)
+        self._n_ctx = self._n_needed = n_ctx
+        for row in list(self._rows.values()):
+            sequence = row.sequence
+            room = n_ctx - sequence.n_prompt
+            if room < 1:
+                error = PromptTooLong(sequence.n_prompt, n_ctx)
+                self._finish(row, FinishReason.ERROR, error)
+            else:
+                sequence.max_new_tokens = min(sequence.max_new_tokens, room)
+
+    def _open_tested(self, n_tokens_per_row: int) -> Runner:
+        """Open a runner in which rows do not disturb each other, stepping down if they do."""
+        while True:
+            demand = Demand(n_tokens_per_row, self._max_batch_size, self._is_cautious)
+            runner = self._open_runner(demand)
+            if not self._config.self_test or self._max_batch_size == 1:
+                return runner
+            trouble = find_interference(runner, self._vocabulary)
+            if trouble is None:
+                return runner
+            runner.close()
+            if not self._is_cautious:
+                self._is_cautious = True
+                _log.warning("%s; trying again without optional fast paths", trouble)
+            else:
+                self._max_batch_size = 1
+                _log.warning("%s; rows now run one at a time", trouble)

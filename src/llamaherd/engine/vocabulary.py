@@ -1,0 +1,51 @@
+"""What the engine needs to know about tokens; the model layer provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from llamaherd.config import GenerationConfig
+
+__all__ = ["RowSampler", "Vocabulary"]
+
+
+class RowSampler(Protocol):
+    """Draws one row's tokens; holds the row's random state and recent tokens."""
+
+    def pick(self, candidate_ids: object, logits: object) -> int:
+        """Choose one of the candidates.
+
+        Args:
+            candidate_ids: int32 ``[n]`` token ids.
+            logits: float32 ``[n]`` their logits.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the native state. May be called twice."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """Tokens of one model."""
+
+    n_vocab: int
+    end_tokens: Collection[int]
+    """Tokens that end an answer."""
+    control_tokens: Collection[int]
+    """Tokens that are markup, never text."""
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token; control tokens give their written form."""
+        ...
+
+    def make_sampler(self, config: GenerationConfig, seed: int, prompt: list[int]) -> RowSampler:
+        """Make the sampler of one row that is not greedy.
+
+        Args:
+            config: Sampling options.
+            seed: Seed of this row.
+            prompt: Prompt tokens, which the penalties look at.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""What carries out a `StepPlan`: llama.cpp, or a script for tests."""

@@ -1,0 +1,96 @@
+"""A small world without a model: a vocabulary of letters and a scripted runner."""
+
+from __future__ import annotations
+
+import queue
+import zlib
+from collections.abc import Callable, Sequence
+
+from llamaherd.config import EngineConfig, GenerationConfig
+from llamaherd.engine.engine import Engine
+from llamaherd.engine.plan import Demand, MemoryKind, RunnerLimits
+from llamaherd.engine.request import Request
+from llamaherd.results import GenerationResult
+from llamaherd.runners.scripted import ScriptedRunner
+
+N_VOCAB = 64
+END = 0
+
+
+class LetterVocabulary:
+    """Token t is the character at 32 + t; token 0 ends the answer."""
+
+    n_vocab = N_VOCAB
+    end_tokens = frozenset({END})
+    control_tokens = frozenset({END})
+
+    def piece(self, token: int) -> bytes:
+        return b"<end>" if token == END else bytes([32 + token])
+
+    def make_sampler(self, config: GenerationConfig, seed: int, prompt: list[int]) -> None:
+        raise AssertionError("scripted rows are greedy")
+
+
+def follow(tokens: Sequence[int]) -> int:
+    """A next token that depends on every token before it; never the end token."""
+    return 1 + zlib.crc32(bytes(tokens)) % (N_VOCAB - 1)
+
+
+def expected_tokens(prompt: Sequence[int], n: int) -> list[int]:
+    """What a row generates when it is alone: the obvious implementation."""
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(follow(tokens))
+    return tokens[len(prompt) :]
+
+
+def limits(
+    memory: MemoryKind = MemoryKind.PARTITIONED,
+    *,
+    n_slots: int = 8,
+    n_tokens: int | None = None,
+    n_tokens_per_slot: int = 256,
+    n_batch: int = 64,
+) -> RunnerLimits:
+    """Limits of a small runner."""
+    total = n_tokens if n_tokens is not None else n_slots * n_tokens_per_slot
+    return RunnerLimits(n_slots, total, n_tokens_per_slot, n_batch, memory)
+
+
+class Collector:
+    """A sink that queues results; raises if a row ends twice."""
+
+    streaming = False
+
+    def __init__(self) -> None:
+        self.results: queue.SimpleQueue[GenerationResult] = queue.SimpleQueue()
+        self.seen: set[int] = set()
+
+    def text(self, request: Request, piece: str, tokens: tuple[int, ...]) -> None:
+        raise AssertionError("not a stream")
+
+    def finish(self, request: Request, result: GenerationResult) -> None:
+        assert id(request) not in self.seen, "a row ended twice"
+        self.seen.add(id(request))
+        self.results.put(result)
+
+    def take(self, n: int, timeout_s: float = 20.0) -> list[GenerationResult]:
+        return [self.results.get(timeout=timeout_s) for _ in range(n)]
+
+
+def make_engine(
+    runner_limits: RunnerLimits | None = None,
+    *,
+    open_runner: Callable[[Demand], ScriptedRunner] | None = None,
+    next_token: Callable[[Sequence[int]], int] = follow,
+    config: EngineConfig | None = None,
+    n_ctx: int = 256,
+) -> Engine:
+    """An engine over a scripted runner."""
+    chosen = runner_limits or limits()
+    return Engine(
+        open_runner or (lambda demand: ScriptedRunner(next_token, chosen, N_VOCAB)),
+        LetterVocabulary(),
+        config or EngineConfig(max_batch_size=chosen.n_slots, self_test=False),
+        n_ctx=n_ctx,
+    )
