@@ -1,0 +1,1 @@
+"""llama.cpp itself: the only package that touches its C API, beside the runner."""
