@@ -300,8 +300,8 @@ class Engine:
     # ── one step ────────────────────────────────────────────────────────────────────────
 
     def _step(self) -> None:
-        began_s = self._clock()
         self._ensure_runner()
+        began_s = self._clock()
         self._expire(began_s)
         assert self._scheduler is not None
         if not self._scheduler.has_work:
@@ -343,9 +343,7 @@ class Engine:
 
     def _make_room(self) -> None:
         assert self._scheduler is not None
-        before = self._scheduler.n_running
         hopeless = self._scheduler.make_room()
-        self._counters.preempted += before - self._scheduler.n_running
         if hopeless is not None:
             self._fail(hopeless, KvExhausted("the KV cache has no room for this row"))
 
@@ -447,6 +445,7 @@ class Engine:
         del self._by_request[row.request]
         self._counters.items += 1
         self._counters.failed += error is not None
+        self._counters.preempted += row.sequence.n_preempted
         try:
             result = row.result(reason, self._clock(), error)
         finally:

@@ -1,0 +1,1 @@
+"""Models: where files come from, chat templates, memory, and the `Model` class."""

@@ -1,0 +1,381 @@
+"""`Model`: weights, vocabulary, chat template, and a way to run them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from llamaherd.config import EngineConfig, GenerationConfig, ThreadPoolConfig
+from llamaherd.engine.engine import Engine
+from llamaherd.engine.request import Request
+from llamaherd.engine.seeds import draw_seed
+from llamaherd.errors import (
+    ConfigError,
+    InvalidPrompt,
+    LlamaherdError,
+    ModelError,
+    TemplateError,
+)
+from llamaherd.hardware import available_memory
+from llamaherd.llama.gguf_file import check_model_file, read_header
+from llamaherd.llama.vocabulary import LlamaVocabulary
+from llamaherd.llama.weights import LoraSource, Weights
+from llamaherd.models.calls import AnswerSink, StreamSink, read_stream, wait_for
+from llamaherd.models.chat_template import ChatTemplate
+from llamaherd.models.info import ModelInfo
+from llamaherd.models.memory import check_memory, estimate_file
+from llamaherd.models.runner_factory import RunnerFactory
+from llamaherd.models.source import resolve
+from llamaherd.models.tokenizing import BatchTokenizer
+from llamaherd.results import GenerationResult
+
+__all__ = ["Model", "Prompt"]
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | Sequence[Message]
+EngineName = Literal["auto", "llama.cpp"]
+
+_SHORT_ROW = 512
+
+
+class Model:
+    """A GGUF model. Safe to use from any thread; calls from several threads join one batch.
+
+    Make one with `Model.load`. Use it as a context manager, or call `close`.
+
+    Example:
+        >>> with Model.load("demo") as model:
+        ...     question = [{"role": "user", "content": "What is the capital of France?"}]
+        ...     print(model.generate(question, temperature=0).text)
+        The capital of France is Paris.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        n_ctx: int | None,
+        threads: ThreadPoolConfig,
+        flash_attention: bool,
+        gpu_layers: int,
+        chat_template: str | None = None,
+    ) -> None:
+        self._weights = weights
+        self._facts = weights.facts()
+        self._n_ctx = n_ctx
+        self._threads = threads
+        self._flash_attention = flash_attention
+        self._gpu_layers = gpu_layers
+        self._vocabulary = LlamaVocabulary(weights)
+        pre = weights.metadata().get("tokenizer.ggml.pre", "")
+        self._tokenizer = BatchTokenizer(self._vocabulary, pre, threads)
+        self._chat = ChatTemplate.for_model(weights, self._tokenizer, chat_template)
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | PathLike[str],
+        *,
+        engine: EngineName = "auto",
+        n_ctx: int | None = None,
+        gpu_layers: int = 0,
+        threads: int | ThreadPoolConfig | None = None,
+        flash_attention: bool = False,
+        lora: Sequence[LoraSource] = (),
+        vocab_only: bool = False,
+        chat_template: str | None = None,
+        verbosity: int = 0,
+        progress: bool | None = None,
+    ) -> Model:
+        """Find, check and load a model.
+
+        Args:
+            source: A GGUF file; ``"demo"``, the bundled model; ``"hf:org/repo[:file-or-quant]"``
+                on the Hugging Face hub; ``"ollama:name[:tag]"``, which Ollama has downloaded;
+                or an ``https://`` address.
+            engine: ``"auto"`` or ``"llama.cpp"``.
+            n_ctx: Tokens that one row may hold; None takes what the model was trained for.
+            gpu_layers: Layers to put on the GPU; -1 for all.
+            threads: Compute threads; None takes the CPUs this process may use.
+            flash_attention: Insist on it; otherwise llama.cpp decides.
+            lora: LoRA adapters in GGUF form: paths, or (path, scale).
+            vocab_only: Load only the vocabulary, for tokenizing.
+            chat_template: Jinja source to use instead of the model's own.
+            verbosity: 0 is silent; 1 to 3 show more and more of llama.cpp's own log.
+            progress: Show a download's progress; None does in an interactive terminal.
+
+        Raises:
+            ModelNotFound: The source names no model.
+            DownloadError: The source answered wrongly.
+            ModelLoadError: The file cannot be loaded.
+            InsufficientMemory: It would not fit.
+            ConfigError: An option is wrong.
+        """
+        if engine not in ("auto", "llama.cpp"):
+            raise ConfigError(f'engine is {engine!r}; allowed: "auto" and "llama.cpp"')
+        EngineConfig(n_ctx=n_ctx)
+        pool = threads if isinstance(threads, ThreadPoolConfig) else None
+        pool = pool or ThreadPoolConfig(num_threads=threads)
+        path = resolve(source, progress=progress)
+        if not vocab_only:
+            _check_fits(path, n_ctx, gpu_layers)
+        weights = Weights.load(
+            path, gpu_layers=gpu_layers, vocab_only=vocab_only, lora=lora, verbosity=verbosity
+        )
+        return cls(
+            weights,
+            n_ctx=n_ctx,
+            threads=pool,
+            flash_attention=flash_attention,
+            gpu_layers=gpu_layers,
+            chat_template=chat_template,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the model."""
+        facts = self._facts
+        return ModelInfo(
+            name=facts.name or self._weights.path.stem,
+            architecture=facts.architecture,
+            n_params=facts.n_params,
+            n_vocab=facts.n_vocab,
+            n_embd=facts.n_embd,
+            n_layer=facts.n_layer,
+            n_head=facts.n_head,
+            n_ctx_train=facts.n_ctx_train,
+            size_bytes=facts.size_bytes,
+            quantisation=facts.quantization,
+            engine="llama.cpp",
+            chat_template=self._chat is not None,
+            path=str(self._weights.path),
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """All metadata of the file that is not an array, as text."""
+        return self._weights.metadata()
+
+    # ── text ────────────────────────────────────────────────────────────────────────────
+
+    def tokenize(self, text: str, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: Any text.
+            add_bos: Begin as the model wants texts to begin (with BOS, if it has one).
+            special: Let control tokens that are written in the text count as such.
+
+        Raises:
+            InvalidPrompt: The text is no valid Unicode.
+        """
+        return self._vocabulary.tokenize(text, add_bos, special)
+
+    def tokenize_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        add_bos: bool = True,
+        special: bool = False,
+        thread_pool: ThreadPoolConfig | None = None,
+    ) -> list[list[int]]:
+        """Tokens of many texts, on all threads; each as `tokenize` gives them."""
+        return self._tokenizer.batch_tokenize(texts, add_bos, special, thread_pool=thread_pool)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Text of tokens; bytes that are no complete character become U+FFFD.
+
+        Args:
+            tokens: Token ids.
+            special: Write control tokens out instead of leaving them out.
+
+        Raises:
+            InvalidPrompt: An id is not in the vocabulary.
+        """
+        return self._vocabulary.detokenize(tokens, special)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        **template_vars: Any,
+    ) -> str:
+        """Render chat messages with the model's own template, in a sandbox.
+
+        The result is a raw prompt: control tokens in it count, also any that a message
+        contains. Give the messages themselves to `generate` to rule that out.
+
+        Args:
+            messages: Such as ``[{"role": "user", "content": "Hello"}]``.
+            add_generation_prompt: End where the assistant's answer begins.
+            **template_vars: Passed to the template.
+
+        Raises:
+            TemplateError: The model has no template, or it failed.
+        """
+        return self._require_chat().render(
+            messages, add_generation_prompt=add_generation_prompt, **template_vars
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any kind.
+
+        Args:
+            prompt: A string (control tokens written in it count), chat messages (text in them
+                never becomes a control token), or token ids.
+
+        Raises:
+            InvalidPrompt: The prompt is of another type, or no valid text.
+            TemplateError: The chat template is missing or failed.
+        """
+        if isinstance(prompt, str):
+            return self._tokenizer.prompt_tokens(prompt)
+        if not isinstance(prompt, Sequence) or not prompt:
+            kind = "is empty" if isinstance(prompt, Sequence) else f"is a {type(prompt).__name__}"
+            raise InvalidPrompt(f"the prompt {kind}; give text, chat messages or token ids")
+        if isinstance(prompt[0], Mapping):
+            return self._require_chat().encode(cast("Sequence[Message]", prompt))
+        tokens = cast("Sequence[int]", prompt)
+        self._vocabulary.check_tokens(tokens)
+        return [int(token) for token in tokens]
+
+    def encode_batch(self, prompts: Sequence[Prompt]) -> list[list[int] | LlamaherdError]:
+        """Token ids of many prompts; in place of those that are wrong, the error."""
+        encoded: list[list[int] | LlamaherdError] = []
+        for prompt in prompts:
+            try:
+                encoded.append(self.encode(prompt))
+            except LlamaherdError as error:
+                encoded.append(error)
+        return encoded
+
+    # ── generation ──────────────────────────────────────────────────────────────────────
+
+    def generate(
+        self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any
+    ) -> GenerationResult:
+        """Answer one prompt. Calls from several threads run as one batch.
+
+        Args:
+            prompt: Text, chat messages or token ids; see `encode`.
+            config: How to generate.
+            **options: Fields of `GenerationConfig`, instead of or on top of `config`.
+
+        Returns:
+            The answer. If the row failed, `success` is False and `error` says why.
+
+        Raises:
+            InvalidPrompt, TemplateError: The prompt is wrong.
+            ConfigError: An option is wrong.
+            ModelError: The model has only its vocabulary, or was closed.
+        """
+        sink = AnswerSink()
+        return wait_for(self._default_engine(), self._request(prompt, config, options, sink), sink)
+
+    def stream(
+        self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any
+    ) -> Iterator[str]:
+        """Answer one prompt and give the text as it is written. Leaving early cancels the row.
+
+        Args and errors are those of `generate`; the stream itself raises `RequestError` if
+        the row fails.
+        """
+        sink = StreamSink()
+        request = self._request(prompt, config, options, sink)
+        return read_stream(self._default_engine(), request, sink)
+
+    def open_engine(self, config: EngineConfig) -> Engine:
+        """Start an engine of its own on this model; the caller closes it.
+
+        Args:
+            config: Batching options; `n_ctx` and the threads default to the model's.
+        """
+        if self._weights.vocab_only:
+            raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
+        if self._weights.is_closed:
+            raise ModelError("this model was closed; load it again")
+        if config.thread_pool == ThreadPoolConfig():
+            config = replace(config, thread_pool=self._threads)
+        n_ctx = config.n_ctx or self._n_ctx or self._facts.n_ctx_train
+        factory = RunnerFactory(
+            self._weights,
+            self._facts,
+            read_header(self._weights.path).sizes(),
+            config,
+            has_gpu=self._gpu_layers != 0,
+            flash_attention=self._flash_attention,
+        )
+        engine = Engine(factory.open, self._vocabulary, config, n_ctx=n_ctx)
+        self._open_engines.add(engine)
+        return engine
+
+    def with_engine(self, engine: Engine) -> Model:
+        """The same model, whose `generate` and `stream` run on `engine`."""
+        twin = Model.__new__(Model)
+        twin.__dict__.update(self.__dict__)
+        twin._engine = engine
+        return twin
+
+    def close(self) -> None:
+        """Close every engine on this model, then free the weights. May be called twice."""
+        with self._lock:
+            engines = list(self._open_engines)
+        for engine in engines:
+            engine.close()
+        self._weights.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _default_engine(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = self.open_engine(EngineConfig())
+                weakref.finalize(self, self._engine.close)
+            return self._engine
+
+    def _request(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None,
+        options: Mapping[str, Any],
+        sink: AnswerSink | StreamSink,
+    ) -> Request:
+        config = config or GenerationConfig()
+        if options:
+            config = replace(config, **options)
+        if config.n != 1:
+            raise ConfigError(
+                f"n is {config.n}; for several answers use ParallelProcessor.batch_generate"
+            )
+        seed = config.seed if config.seed is not None else draw_seed()
+        return Request(self.encode(prompt), config, sink, seed)
+
+    def _require_chat(self) -> ChatTemplate:
+        if self._chat is None:
+            raise TemplateError(
+                "this model brings no chat template; give plain text, "
+                "or load it with chat_template=<Jinja source>"
+            )
+        return self._chat
+
+
+def _check_fits(path: Path, n_ctx: int | None, gpu_layers: int) -> None:
+    """Refuse weights that do not fit beside one row. On a GPU only its driver knows.
+
+    What a whole batch takes is chosen, and checked, when the first rows arrive.
+    """
+    check_model_file(path)
+    if gpu_layers == 0:
+        estimate = estimate_file(path, n_kv_tokens=min(n_ctx or _SHORT_ROW, _SHORT_ROW))
+        check_memory(estimate, available_memory(), path.name)

@@ -1,0 +1,1 @@
+"""Turns many inputs into requests, and their results back."""

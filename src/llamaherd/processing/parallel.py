@@ -1,0 +1,311 @@
+"""`ParallelProcessor`: many prompts through one model with one call."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, Generic, TypeVar
+
+from llamaherd.config import (
+    BatchGenerationConfig,
+    EngineConfig,
+    GenerationConfig,
+    KvLayout,
+    ThreadPoolConfig,
+)
+from llamaherd.errors import ConfigError, LlamaherdError
+from llamaherd.models.model import Model, Prompt
+from llamaherd.processing.progress import ProgressCallback, watch
+from llamaherd.processing.rows import RowStream
+from llamaherd.results import GenerationResult, ProcessorStats, RowError
+
+__all__ = ["ItemResult", "ParallelProcessor"]
+
+_log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult(Generic[Value]):
+    """What `ParallelProcessor.parallel_process` made of one item.
+
+    Attributes:
+        index: Position of the item in the input.
+        value: What the function returned; None if it raised.
+        error: What it raised, as a value; None if it returned.
+        exception: The exception itself, for a traceback.
+    """
+
+    index: int
+    value: Value | None = None
+    error: RowError | None = None
+    exception: Exception | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether the function returned."""
+        return self.exception is None
+
+
+class ParallelProcessor:
+    """Runs many prompts through one model at once, with a result or an error for every row.
+
+    Example:
+        >>> from llamaherd import BatchGenerationConfig, ParallelProcessor
+        >>> with ParallelProcessor("demo") as processor:
+        ...     results = processor.batch_generate(
+        ...         [[{"role": "user", "content": "What is the capital of France?"}]],
+        ...         BatchGenerationConfig(max_tokens=20, temperature=0),
+        ...     )
+        >>> print(results[0].text)
+        The capital of France is Paris.
+
+    Args:
+        model: A `Model`, or anything that `Model.load` takes. A model that is loaded here is
+            closed with the processor.
+        num_threads: Compute threads; None takes the CPUs this process may use.
+        max_batch_size: Rows in work at the same time. More rows share each pass through the
+            weights, which is faster until the machine is busy, and take more memory.
+        enable_metrics: Log a line of statistics (logger ``llamaherd``, level INFO) after each
+            batch.
+        thread_pool: Threads in more detail: stack size, cores, NUMA.
+        n_ctx: Tokens that one row may hold; None takes the model's own limit.
+        kv_layout: ``"auto"``, ``"split"`` or ``"unified"``; see `EngineConfig`.
+        kv_memory_bytes: Most memory for the KV cache.
+        token_budget: Tokens in one forward pass.
+        self_test: Compare rows alone and in a batch at the start.
+
+    Raises:
+        ConfigError: An option is wrong.
+        ModelError: The model cannot be found or loaded.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | PathLike[str],
+        *,
+        num_threads: int | None = None,
+        max_batch_size: int = 32,
+        enable_metrics: bool = False,
+        thread_pool: ThreadPoolConfig | None = None,
+        n_ctx: int | None = None,
+        kv_layout: KvLayout = "auto",
+        kv_memory_bytes: int | None = None,
+        token_budget: int = 2048,
+        self_test: bool = True,
+    ) -> None:
+        self._config = EngineConfig(
+            max_batch_size=max_batch_size,
+            token_budget=max(token_budget, max_batch_size),
+            n_ctx=n_ctx,
+            kv_layout=kv_layout,
+            kv_memory_bytes=kv_memory_bytes,
+            self_test=self_test,
+            thread_pool=_merge_threads(num_threads, thread_pool),
+        )
+        self._enable_metrics = enable_metrics
+        owns_model = not isinstance(model, Model)
+        self._model = model if isinstance(model, Model) else Model.load(model)
+        self._engine = self._model.open_engine(self._config)
+        self._n_deduplicated = 0
+        # Also runs when the processor is forgotten, or the interpreter ends, without a close.
+        owned = self._model if owns_model else None
+        self._finalizer = weakref.finalize(self, _close, self._engine, owned)
+
+    @property
+    def model(self) -> Model:
+        """The model. Its `generate` joins this processor's running batch."""
+        return self._model.with_engine(self._engine)
+
+    def batch_generate(
+        self,
+        prompts: Sequence[Prompt],
+        config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+        *,
+        progress: bool | ProgressCallback | None = None,
+    ) -> list[GenerationResult]:
+        """Generate an answer to every prompt.
+
+        Args:
+            prompts: Strings (raw text: control tokens written in them count), lists of chat
+                messages (safe: text in them can never become a control token), or token ids.
+            config: Options for all prompts, or a list with one per prompt. Default:
+                `BatchGenerationConfig()`.
+            progress: True shows a bar, False none, None one in an interactive terminal or
+                notebook; or a function ``(n_done, n_total, result)``, called after each row on
+                the calling thread.
+
+        Returns:
+            One result per prompt in input order (`n` per prompt if `config.n` > 1). A row that
+            failed has `success=False` and its reason in `error`; the others are unharmed.
+
+        Raises:
+            ProcessorStopped: The processor is closed.
+        """
+        prompts = list(_check_prompts(prompts))
+        configs = BatchGenerationConfig() if config is None else config
+        stream = self._stream(prompts, configs, ordered=True, max_in_flight=None)
+        n_total = (
+            len(prompts) * configs.n
+            if isinstance(configs, GenerationConfig)
+            else sum(c.n for c in configs)
+        )
+        results = list(watch(stream, n_total, progress))
+        self._n_deduplicated += stream.n_deduplicated
+        if self._enable_metrics:
+            _log.info("%s", self.stats())
+        return results
+
+    def generate_iter(
+        self,
+        prompts: Iterable[Prompt],
+        config: GenerationConfig | None = None,
+        *,
+        ordered: bool = False,
+        max_in_flight: int | None = None,
+    ) -> Iterator[GenerationResult]:
+        """Generate answers to the prompts of any iterable, even an endless one.
+
+        Memory stays bounded: prompts are pulled on the calling thread as results are taken.
+        Leaving the loop early cancels the rows in work. If the iterable raises, the rows
+        before it are finished and delivered first, then the exception is raised.
+
+        Args:
+            prompts: As in `batch_generate`.
+            config: Options for all prompts.
+            ordered: Results in input order; default is as they end. `result.index` tells the
+                position either way.
+            max_in_flight: Most rows pulled and not yet taken, at least 1. Default: 1024, or
+                eight batches if that is more. A larger window finds more shared prefixes.
+
+        Raises:
+            ProcessorStopped: The processor is closed.
+        """
+        stream = self._stream(
+            prompts, config or BatchGenerationConfig(), ordered=ordered, max_in_flight=max_in_flight
+        )
+        yield from stream
+        self._n_deduplicated += stream.n_deduplicated
+
+    def batch_tokenize(
+        self, texts: Sequence[str], *, add_bos: bool = True, special: bool = False
+    ) -> list[list[int]]:
+        """Tokenize many texts on all threads. See `Model.tokenize` for the options."""
+        return self._model.tokenize_batch(
+            texts, add_bos=add_bos, special=special, thread_pool=self._config.thread_pool
+        )
+
+    def batch_detokenize(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Text of many token lists. Bytes that are no complete character become U+FFFD."""
+        return [self._model.detokenize(tokens) for tokens in ids]
+
+    def parallel_process(
+        self, items: Iterable[Item], fn: Callable[[Item, Model], Value]
+    ) -> list[ItemResult[Value]]:
+        """Call ``fn(item, model)`` for every item, `max_batch_size` at a time.
+
+        Calls of ``model.generate`` inside `fn` join one running batch, so a function that asks
+        the model several questions in turn is batched across items.
+
+        Args:
+            items: Any iterable.
+            fn: Runs on threads of a pool; its exceptions become the item's error.
+
+        Returns:
+            One `ItemResult` per item in input order.
+        """
+        n_workers = self._config.max_batch_size
+        model = self.model
+        results: list[ItemResult[Value]] = []
+        waiting: list[Future[ItemResult[Value]]] = []
+        with ThreadPoolExecutor(n_workers, thread_name_prefix="llamaherd-item") as pool:
+            for index, item in enumerate(items):
+                if len(waiting) >= 2 * n_workers:
+                    results.append(waiting.pop(0).result())
+                waiting.append(pool.submit(_process_item, fn, index, item, model))
+            results.extend(future.result() for future in waiting)
+        return results
+
+    def stats(self) -> ProcessorStats:
+        """Counters since the processor was opened."""
+        return replace(self._engine.stats(), deduplicated=self._n_deduplicated)
+
+    def close(self, *, drain: bool = False) -> None:
+        """Stop the engine and free its memory. May be called twice.
+
+        Args:
+            drain: Finish rows that other threads have in work; otherwise they end as cancelled.
+        """
+        self._engine.close(drain=drain)
+        self._finalizer()
+
+    def __enter__(self) -> ParallelProcessor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _stream(
+        self,
+        prompts: Iterable[Prompt],
+        configs: GenerationConfig | Sequence[GenerationConfig],
+        *,
+        ordered: bool,
+        max_in_flight: int | None,
+    ) -> RowStream:
+        if max_in_flight is None:
+            max_in_flight = max(1024, 8 * self._config.max_batch_size)
+        if max_in_flight < 1:
+            raise ConfigError(f"max_in_flight is {max_in_flight}; allowed: 1 or more")
+        return RowStream(
+            self._engine,
+            prompts,
+            configs,
+            self._model.encode_batch,
+            max_in_flight=max_in_flight,
+            ordered=ordered,
+        )
+
+
+def _close(engine: Any, model: Model | None) -> None:
+    engine.close()
+    if model is not None:
+        model.close()
+
+
+def _merge_threads(
+    num_threads: int | None, thread_pool: ThreadPoolConfig | None
+) -> ThreadPoolConfig:
+    if thread_pool is None:
+        return ThreadPoolConfig(num_threads=num_threads)
+    if num_threads is None:
+        return thread_pool
+    if thread_pool.num_threads not in (None, num_threads):
+        raise ConfigError(
+            f"num_threads is {num_threads} but thread_pool.num_threads is "
+            f"{thread_pool.num_threads}; give one of them"
+        )
+    return replace(thread_pool, num_threads=num_threads)
+
+
+def _check_prompts(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    if isinstance(prompts, str):
+        raise ConfigError("prompts is one string; give a list of prompts: batch_generate([text])")
+    return prompts
+
+
+def _process_item(
+    fn: Callable[[Item, Model], Value], index: int, item: Item, model: Model
+) -> ItemResult[Value]:
+    try:
+        return ItemResult(index, fn(item, model))
+    except LlamaherdError as error:
+        return ItemResult(index, None, RowError.from_exception(error), error)
+    except Exception as error:
+        # The function is the caller's; whatever it raises belongs to its item alone.
+        return ItemResult(index, None, RowError(type(error).__name__, str(error)), error)
