@@ -17,7 +17,14 @@ from pathlib import Path
 
 from llamaherd.errors import ModelLoadError, ModelNotFound
 
-__all__ = ["GgufHeader", "MetadataValue", "check_model_file", "model_files", "read_header"]
+__all__ = [
+    "GgufHeader",
+    "MetadataValue",
+    "ModelSizes",
+    "check_model_file",
+    "model_files",
+    "read_header",
+]
 
 MetadataValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
 
@@ -26,6 +33,7 @@ _MAGIC = b"GGUF"
 _SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
+_F32_BYTES = 4
 _SPLIT_NAME = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.gguf$")
 # What people load by mistake, by first bytes.
 _LOOK_ALIKES = (
@@ -37,6 +45,39 @@ _LOOK_ALIKES = (
     (b"lmgg", "an old GGML file; convert it to GGUF, or download a newer version"),
     (b"{", "a JSON file, not a model"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """Sizes of a model.
+
+    Attributes:
+        n_layer: Layers.
+        n_embd: Width of the hidden state.
+        n_ff: Width of the feed-forward layers.
+        n_vocab: Tokens in the vocabulary.
+        n_ctx_train: Tokens of context it was trained with.
+        n_head: Attention heads (the most, where layers differ).
+        n_head_kv: Heads of keys and values (the most).
+        kv_heads: Heads of keys and values in each layer; 0 for layers without attention.
+        head_dim_k: Width of one key.
+        head_dim_v: Width of one value.
+        n_swa: Width of its sliding attention window; 0 if it has none.
+        state_bytes: Fixed state of one sequence in recurrent layers.
+    """
+
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_vocab: int
+    n_ctx_train: int
+    n_head: int
+    n_head_kv: int
+    kv_heads: tuple[int, ...]
+    head_dim_k: int
+    head_dim_v: int
+    n_swa: int
+    state_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +109,32 @@ class GgufHeader:
         if isinstance(value, list):
             return max((int(v) for v in value), default=default)
         return int(value)
+
+    def sizes(self) -> ModelSizes:
+        """Sizes of the model."""
+        number = self.number
+        n_layer, n_embd = number("block_count"), number("embedding_length")
+        n_head = number("attention.head_count")
+        head_dim = n_embd // n_head if n_head else 0
+        key = f"{self.metadata.get('general.architecture')}.attention.head_count_kv"
+        heads = self.metadata.get(key, n_head)
+        per_layer = heads if isinstance(heads, list) else [heads] * n_layer
+        n_state = number("ssm.inner_size") * (number("ssm.state_size") + number("ssm.conv_kernel"))
+        return ModelSizes(
+            n_layer=n_layer,
+            n_embd=n_embd,
+            n_ff=number("feed_forward_length"),
+            n_vocab=self.array_lengths.get("tokenizer.ggml.tokens", number("vocab_size")),
+            n_ctx_train=number("context_length"),
+            n_head=n_head,
+            n_head_kv=number("attention.head_count_kv", n_head),
+            # A purely recurrent model has no attention heads at all.
+            kv_heads=tuple(int(n) for n in per_layer) if n_head else (),
+            head_dim_k=number("attention.key_length", head_dim),
+            head_dim_v=number("attention.value_length", head_dim),
+            n_swa=number("attention.sliding_window"),
+            state_bytes=n_layer * n_state * _F32_BYTES,
+        )
 
 
 def check_model_file(path: Path) -> None:

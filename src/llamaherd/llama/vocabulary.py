@@ -7,7 +7,6 @@ on token ids outside the vocabulary, so every id that comes from a caller is che
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -61,21 +60,19 @@ class LlamaVocabulary:
         self.end_tokens: Collection[int] = frozenset(
             t for t in range(self.n_vocab) if is_end(self._handle, t)
         )
+        read = C.llama_vocab_get_attr
+        self._attributes: list[int] = [read(self._handle, t) for t in range(self.n_vocab)]
+        self.control_tokens: Collection[int] = frozenset(
+            self.tokens_with(C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN)
+        )
 
-    @functools.cached_property
-    def attributes(self) -> list[int]:
-        """Attribute bits of every token (``LLAMA_TOKEN_ATTR_*``)."""
-        read, handle = C.llama_vocab_get_attr, self._handle
-        return [read(handle, token) for token in range(self.n_vocab)]
+    def tokens_with(self, attributes: int) -> list[int]:
+        """Tokens that have any of these attribute bits (``LLAMA_TOKEN_ATTR_*``)."""
+        return [token for token, has in enumerate(self._attributes) if has & attributes]
 
-    @functools.cached_property
-    def control_tokens(self) -> Collection[int]:
-        """Markup tokens, whose written form in plain text stays plain text."""
-        return frozenset(self.tokens_with(C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN))
-
-    def tokens_with(self, bits: int) -> list[int]:
-        """Tokens that have any of these attribute bits."""
-        return [token for token, has in enumerate(self.attributes) if has & bits]
+    def has_attribute(self, token: int, attributes: int) -> bool:
+        """Whether a token has any of these attribute bits."""
+        return bool(self._attributes[token] & attributes)
 
     def token_text(self, token: int) -> str:
         """How the vocabulary writes a token, escapes included."""
@@ -98,9 +95,7 @@ class LlamaVocabulary:
         capacity = len(data) + 4
         while True:
             tokens = (C.llama_token * capacity)()
-            n = C.llama_tokenize(
-                self._handle, data, len(data), tokens, capacity, add_bos, special
-            )
+            n = C.llama_tokenize(self._handle, data, len(data), tokens, capacity, add_bos, special)
             if n >= 0:
                 return tokens[:n]
             if -n <= capacity:

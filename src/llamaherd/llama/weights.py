@@ -10,7 +10,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from llama_cpp import llama_cpp as C
 from typing_extensions import Self
 
 from llamaherd.errors import ConfigError, ModelLoadError
-from llamaherd.llama.gguf_file import check_model_file, read_header
+from llamaherd.llama.gguf_file import ModelSizes, check_model_file, read_header
 from llamaherd.llama.library import collect_errors, ensure_started, supports_gpu_offload
 
 __all__ = ["LoraSource", "ModelFacts", "Weights"]
@@ -28,8 +28,8 @@ LoraSource = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What a model is.
+class ModelFacts(ModelSizes):
+    """What a model is, on top of its sizes.
 
     Attributes:
         architecture: Such as ``"llama"`` or ``"qwen2"``.
@@ -37,13 +37,6 @@ class ModelFacts:
         quantization: How its weights are stored, such as ``"Q4_K_M"``.
         n_params: Parameters.
         size_bytes: Size of all tensors.
-        n_vocab: Tokens in the vocabulary.
-        n_ctx_train: Tokens of context it was trained with.
-        n_embd: Width of its hidden state.
-        n_layer: Layers.
-        n_head: Attention heads (the most, where layers differ).
-        n_head_kv: Heads of keys and values (the most).
-        n_swa: Width of its sliding attention window; 0 if it has none.
         is_recurrent: It keeps a state that cannot be cut back.
         is_hybrid: Some of its layers do.
         has_encoder: It has an encoder.
@@ -55,13 +48,6 @@ class ModelFacts:
     quantization: str
     n_params: int
     size_bytes: int
-    n_vocab: int
-    n_ctx_train: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_head_kv: int
-    n_swa: int
     is_recurrent: bool
     is_hybrid: bool
     has_encoder: bool
@@ -169,22 +155,15 @@ class Weights:
         """What the model is."""
         handle, header = self.handle, read_header(self.path)
         metadata = header.metadata
-        n_embd, n_head = header.number("embedding_length"), header.number("attention.head_count")
         # Asking llama.cpp for sizes of a model without weights ends the process, so they come
         # from the file. What follows from the architecture alone is safe to ask.
         return ModelFacts(
+            **asdict(header.sizes()),
             architecture=str(metadata.get("general.architecture", "unknown")),
             name=str(metadata.get("general.name", "")),
             quantization=quantization_name(metadata.get("general.file_type")),
             n_params=self._total(C.llama_model_n_params, header.n_params),
             size_bytes=self._total(C.llama_model_size, header.tensor_bytes),
-            n_vocab=int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(handle))),
-            n_ctx_train=header.number("context_length"),
-            n_embd=n_embd,
-            n_layer=header.number("block_count"),
-            n_head=n_head,
-            n_head_kv=header.number("attention.head_count_kv", n_head),
-            n_swa=header.number("attention.sliding_window"),
             is_recurrent=bool(C.llama_model_is_recurrent(handle)),
             is_hybrid=bool(C.llama_model_is_hybrid(handle)),
             has_encoder=bool(C.llama_model_has_encoder(handle)),
