@@ -7,6 +7,7 @@ on token ids outside the vocabulary, so every id that comes from a caller is che
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -16,12 +17,22 @@ from llama_cpp import llama_cpp as C
 from llamaherd.config import GenerationConfig
 from llamaherd.engine.vocabulary import RowSampler
 from llamaherd.errors import InvalidPrompt, ModelLoadError
+from llamaherd.llama.deep_stack import call_with_stack
 from llamaherd.llama.sampler_chain import SamplerChain
 from llamaherd.llama.weights import Weights
 
 __all__ = ["LlamaVocabulary"]
 
 _MAX_BYTES = 2**31 - 1
+# llama.cpp splits text with std::regex for many BPE vocabularies. It calls itself once per
+# character of a match (324 bytes of stack, measured), so that a word of 26,000 characters
+# ends the process on an ordinary thread.
+_STACK_PER_CHARACTER = 1024
+_STACK_MARGIN_BYTES = 1 << 20
+_MAX_STACK_BYTES = 2 << 30
+_SHALLOW_BYTES = 2048
+_MAX_RUN = (_MAX_STACK_BYTES - _STACK_MARGIN_BYTES) // _STACK_PER_CHARACTER
+_LONG_RUN = re.compile(rf"\S{{{_MAX_RUN}}}|\s{{{_MAX_RUN}}}")
 
 
 class LlamaVocabulary:
@@ -51,10 +62,9 @@ class LlamaVocabulary:
         self.eos = _token_or_none(C.llama_vocab_eos(self._handle))
         self.adds_bos = bool(C.llama_vocab_get_add_bos(self._handle))
         self.adds_eos = bool(C.llama_vocab_get_add_eos(self._handle))
-        self.is_byte_level = (
-            weights.metadata().get("tokenizer.ggml.model") == "gpt2"
-            and C.llama_vocab_type(self._handle) == C.LLAMA_VOCAB_TYPE_BPE
-        )
+        self._recurses = C.llama_vocab_type(self._handle) == C.LLAMA_VOCAB_TYPE_BPE
+        model = weights.metadata().get("tokenizer.ggml.model")
+        self.is_byte_level = self._recurses and model == "gpt2"
         self._pieces = _Pieces(self._read_piece)
         is_end = C.llama_vocab_is_eog
         self.end_tokens: Collection[int] = frozenset(
@@ -91,6 +101,20 @@ class LlamaVocabulary:
             InvalidPrompt: The text is not a string, has a lone surrogate, or is over 2 GiB.
         """
         data = encode_text(text)
+        if not self._recurses or len(data) <= _SHALLOW_BYTES:
+            return self._tokenize(data, add_bos, special)
+        stack_bytes = min(_MAX_STACK_BYTES, _STACK_MARGIN_BYTES + len(text) * _STACK_PER_CHARACTER)
+        if len(text) > _MAX_RUN and _LONG_RUN.search(text):
+            raise InvalidPrompt(f"the text has a word of more than {_MAX_RUN:,} characters")
+        try:
+            return call_with_stack(lambda: self._tokenize(data, add_bos, special), stack_bytes)
+        except RuntimeError as error:
+            raise InvalidPrompt(
+                f"the text has {len(text)} characters, and the system gives no stack of "
+                f"{stack_bytes >> 20} MiB to tokenize it: {error}"
+            ) from error
+
+    def _tokenize(self, data: bytes, add_bos: bool, special: bool) -> list[int]:
         # A token stands for at least one byte, except for what is put around the text.
         capacity = len(data) + 4
         while True:
