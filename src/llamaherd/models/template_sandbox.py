@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, NoReturn, cast
 
@@ -37,7 +37,8 @@ MAX_BITS = 10_000
 # Filters that make long output from short input, and that no chat template needs.
 _NO_FILTERS = ("batch", "center", "pprint", "random", "slice", "urlize", "wordwrap", "xmlattr")
 _PADDING_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
-_WIDE_FORMAT = re.compile(r"\d{4}|\*")
+# Widths of four digits, and widths that are given as arguments.
+_WIDE_FORMAT = re.compile(r"\d{4}|\*|\{[^{}]*\{")
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
@@ -72,8 +73,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call something for a template."""
         __self._spend(1)
-        if isinstance(getattr(__obj, "__self__", None), str):
-            __self._check_method(__obj, args)
+        # Jinja wraps str.format, and leaves the method itself in the wrapper.
+        method = getattr(__obj, "__wrapped__", __obj)
+        if isinstance(getattr(method, "__self__", None), str):
+            _check_method(method, args)
         return _checked(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -116,15 +119,6 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             self._spend(1)
             yield item
 
-    def _check_method(self, method: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        name, text = method.__name__, method.__self__  # type: ignore[attr-defined]
-        if name in _PADDING_METHODS:
-            _check_length(max((abs(a) for a in args if isinstance(a, int)), default=0))
-        elif name in ("format", "format_map"):
-            _check_format(text)
-        elif name == "replace" and len(args) > 1:
-            _check_replacement(text, *args[:2])
-
     def _replace(self, text: Any, old: Any, new: Any, count: int | None = None) -> str:
         _check_replacement(str(text), str(old), str(new))
         return str(text).replace(str(old), str(new), -1 if count is None else count)
@@ -165,6 +159,17 @@ def _checked(value: Any) -> Any:
     elif isinstance(value, int) and value.bit_length() > MAX_BITS:
         raise SecurityError("it makes a number that is too large")
     return value
+
+
+def _check_method(method: Any, args: tuple[Any, ...]) -> None:
+    """Check a call of a method of text."""
+    name, text = method.__name__, method.__self__
+    if name in _PADDING_METHODS:
+        _check_length(max((abs(a) for a in args if isinstance(a, int)), default=0))
+    elif name in ("format", "format_map"):
+        _check_format(text)
+    elif name == "replace" and len(args) > 1:
+        _check_replacement(text, *args[:2])
 
 
 def _check_length(n: int) -> None:
