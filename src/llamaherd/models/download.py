@@ -150,7 +150,8 @@ class _Part:
             self.path.open("ab" if offset else "wb") as file,
             _progress_bar(self.path.stem, total, offset, self.show_progress) as bar,
         ):
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            # As it arrives: chunks of a fixed size would lose the last one at a break.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 bar.update(len(chunk))
         return total is None or self._size() == total

@@ -83,4 +83,6 @@ def list_local() -> list[LocalModel]:
 
 def _looks_like_repository(source: str) -> bool:
     parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith(".") and "\\" not in source
+    if source.startswith((".", "~")) or source.endswith(".gguf") or "\\" in source:
+        return False
+    return len(parts) == 2 and all(parts)
