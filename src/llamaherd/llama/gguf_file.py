@@ -33,6 +33,7 @@ _MAGIC = b"GGUF"
 _SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
+_ALIGNMENT = 32
 _F32_BYTES = 4
 _SPLIT_NAME = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.gguf$")
 # What people load by mistake, by first bytes.
@@ -220,7 +221,11 @@ class _HeaderReader:
             else:
                 metadata[key] = self._array(kind, length)
         n_params = sum(self._tensor_elements() for _ in range(n_tensors))
-        return GgufHeader(version, n_params, len(self._data) - self._at, metadata, lengths)
+        alignment = metadata.get("general.alignment", _ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"the alignment is {alignment}")
+        begin = -(-self._at // alignment) * alignment
+        return GgufHeader(version, n_params, max(0, len(self._data) - begin), metadata, lengths)
 
     def _tensor_elements(self) -> int:
         self._string()
