@@ -96,7 +96,7 @@ def huggingface_tokenizer(path: Path, pre: str) -> Tokenizer:
     tokens, merges = (read_header(path, string_arrays=keys).metadata[key] for key in keys)
     assert isinstance(tokens, list) and isinstance(merges, list)
     vocabulary = {str(token): i for i, token in enumerate(tokens)}
-    pairs = [tuple(str(merge).split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, _, right in (str(m).partition(" ") for m in merges)]
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
     if pre in PATTERNS:
         words = pre_tokenizers.Split(Regex(PATTERNS[pre]), "isolated")

@@ -206,7 +206,7 @@ def test_unencrypted_and_unknown_addresses_are_refused() -> None:
 
 def test_a_full_disk_is_noticed_before(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(DownloadError, match="LLAMAHERD_CACHE to another disk"):
         resolve(f"{server.url}/model.gguf")
 

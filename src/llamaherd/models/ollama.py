@@ -72,7 +72,7 @@ def _read_manifest(path: Path) -> Path:
     """The file of the layer that holds the weights."""
     try:
         layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
-        digests = [layer["digest"] for layer in layers if layer["mediaType"] == _MODEL_LAYER]
+        digests = [str(layer["digest"]) for layer in layers if layer["mediaType"] == _MODEL_LAYER]
         if len(digests) == 1 and _DIGEST.fullmatch(digests[0]):
             return _folder() / "blobs" / digests[0].replace(":", "-")
     except (OSError, ValueError, KeyError, TypeError) as error:
