@@ -64,14 +64,14 @@ class Collector:
 
     def __init__(self) -> None:
         self.results: queue.SimpleQueue[GenerationResult] = queue.SimpleQueue()
-        self.seen: set[int] = set()
+        self.seen: set[Request] = set()
 
     def text(self, request: Request, piece: str, tokens: tuple[int, ...]) -> None:
         raise AssertionError("not a stream")
 
     def finish(self, request: Request, result: GenerationResult) -> None:
-        assert id(request) not in self.seen, "a row ended twice"
-        self.seen.add(id(request))
+        assert request not in self.seen, "a row ended twice"
+        self.seen.add(request)
         self.results.put(result)
 
     def take(self, n: int, timeout_s: float = 20.0) -> list[GenerationResult]:

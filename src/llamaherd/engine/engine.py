@@ -19,13 +19,14 @@ import numpy as np
 
 from llamaherd.config import EngineConfig
 from llamaherd.engine.canary import find_interference
+from llamaherd.engine.counters import Counters
 from llamaherd.engine.plan import Demand, Runner, StepOutput, StepPlan
 from llamaherd.engine.request import Request
 from llamaherd.engine.row import Row, rejected
 from llamaherd.engine.sampling import row_logprobs, sample
 from llamaherd.engine.scheduler import Scheduler, Step
-from llamaherd.engine.scheduler import Sequence as Work
 from llamaherd.engine.vocabulary import Vocabulary
+from llamaherd.engine.waiting import Sequence as Work
 from llamaherd.errors import (
     CallbackError,
     ConfigError,
@@ -49,25 +50,6 @@ _log = logging.getLogger(__name__)
 
 # KV caches are sized in steps of doubling lengths, so that an engine is rarely rebuilt.
 _SMALLEST_SLOT = 256
-
-
-@dataclass(slots=True)
-class _Counters:
-    steps: int = 0
-    items: int = 0
-    failed: int = 0
-    retried: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    computed_prompt_tokens: int = 0
-    generated_tokens: int = 0
-    preempted: int = 0
-    busy_s: float = 0.0
-    queue_s: float = 0.0
-    forward_s: float = 0.0
-    schedule_s: float = 0.0
-    sample_s: float = 0.0
-    text_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -109,7 +91,7 @@ class Engine:
         self._wake = threading.Condition()
         self._inbox = _Inbox()
         self._death: EngineDead | None = None
-        self._counters = _Counters()
+        self._counters = Counters()
         # From here on: engine thread only.
         self._runner: Runner | None = None
         self._scheduler: Scheduler | None = None
@@ -163,24 +145,7 @@ class Engine:
 
     def stats(self) -> ProcessorStats:
         """Counters since the engine was opened."""
-        c = self._counters
-        return ProcessorStats(
-            batches_processed=c.steps,
-            items_processed=c.items,
-            busy_time_s=c.busy_s,
-            prompt_tokens=c.prompt_tokens,
-            cached_prompt_tokens=c.cached_tokens,
-            computed_prompt_tokens=c.computed_prompt_tokens,
-            generated_tokens=c.generated_tokens,
-            failed=c.failed,
-            retried=c.retried,
-            preempted=c.preempted,
-            queue_time_ms=1000.0 * c.queue_s,
-            forward_time_s=c.forward_s,
-            schedule_time_s=c.schedule_s,
-            sample_time_s=c.sample_s,
-            text_time_s=c.text_s,
-        )
+        return self._counters.stats()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

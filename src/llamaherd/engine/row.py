@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from llamaherd.engine.request import Request
 from llamaherd.engine.sampling import Logprobs, SamplingRow
-from llamaherd.engine.scheduler import Sequence
 from llamaherd.engine.text import TextStream, strip_control, strip_thinking
 from llamaherd.engine.vocabulary import Vocabulary
+from llamaherd.engine.waiting import Sequence
 from llamaherd.errors import LlamaherdError
 from llamaherd.results import FinishReason, GenerationResult, RowError, TokenLogprob
 

@@ -13,10 +13,10 @@ given up, least recently used first, when the room is needed.
 from __future__ import annotations
 
 import bisect
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable
 from collections.abc import Sequence as AbstractSequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llamaherd.engine.plan import (
     Chunk,
@@ -28,56 +28,13 @@ from llamaherd.engine.plan import (
     StepPlan,
     Trim,
 )
-from llamaherd.engine.prefix_tree import PrefixTree, common_prefix_length
+from llamaherd.engine.prefix_tree import PrefixTree
+from llamaherd.engine.waiting import MIN_SHARED_TOKENS, Sequence, WaitingRows
 
-__all__ = ["Scheduler", "Sequence", "Step"]
+__all__ = ["Scheduler", "Step"]
 
-# A row waits for another one that is computing the same beginning only if that saves at
-# least this many tokens.
-MIN_SHARED_TOKENS = 8
 # Idle sequences slow down attention in a unified KV cache (llama.cpp issue 25804): few stay.
 MAX_PARKED_UNIFIED = 8
-# Waiting rows older by this many steps count as one priority level higher.
-AGEING_STEPS = 64
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One row on its way through the model.
-
-    Attributes:
-        tokens: Prompt tokens, then generated ones.
-        n_prompt: How many of them are the prompt.
-        max_new_tokens: Most tokens to generate.
-        priority: 0 to 255, higher first.
-        interactive: Somebody is watching each token.
-        slot: Where its KV cache is; None while it waits.
-        n_computed: Tokens whose keys and values are in the KV cache.
-        n_cached: Prompt tokens that were reused when it first started.
-        n_preempted: How often it had to give up its KV cache.
-    """
-
-    tokens: list[int]
-    n_prompt: int
-    max_new_tokens: int
-    priority: int = 0
-    interactive: bool = False
-    slot: int | None = None
-    n_computed: int = 0
-    n_cached: int = 0
-    n_preempted: int = 0
-    started: bool = False
-    submitted_step: int = 0
-
-    @property
-    def n_pending(self) -> int:
-        """Tokens that still have to be computed."""
-        return len(self.tokens) - self.n_computed
-
-    @property
-    def n_left(self) -> int:
-        """Tokens that may still be generated."""
-        return self.max_new_tokens - (len(self.tokens) - self.n_prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,35 +43,6 @@ class Step:
 
     plan: StepPlan
     sequences: tuple[Sequence, ...]
-
-
-@dataclass(slots=True)
-class _Lane:
-    """Waiting sequences of one priority: an ordered window, then later arrivals."""
-
-    ordered: deque[Sequence] = field(default_factory=deque)
-    arrivals: list[Sequence] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.ordered) + len(self.arrivals)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        yield from self.ordered
-        yield from self.arrivals
-
-    def head(self) -> Sequence:
-        """The next sequence. Sorts the arrivals once the window before them is used up."""
-        if not self.ordered:
-            self.ordered.extend(order_window(self.arrivals))
-            self.arrivals = []
-        return self.ordered[0]
-
-    def remove(self, sequence: Sequence) -> bool:
-        for queue in (self.ordered, self.arrivals):
-            if sequence in queue:
-                queue.remove(sequence)
-                return True
-        return False
 
 
 class Scheduler:
@@ -137,8 +65,7 @@ class Scheduler:
         self._free = list(range(limits.n_slots))
         self._running: list[Sequence] = []
         self._parked: OrderedDict[int, None] = OrderedDict()
-        self._lanes: dict[int, _Lane] = {}
-        self._n_waiting = 0
+        self._waiting = WaitingRows()
         self._step = 0
         self._chunk_cap = limits.n_batch
         self._pending_operations: list[MemoryOperation] = []
@@ -154,26 +81,24 @@ class Scheduler:
     @property
     def n_waiting(self) -> int:
         """Sequences that wait for one."""
-        return self._n_waiting
+        return len(self._waiting)
 
     @property
     def has_work(self) -> bool:
         """Whether any sequence is unfinished."""
-        return bool(self._running or self._n_waiting)
+        return bool(self._running or self._waiting)
 
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Let sequences wait for admission. A call's sequences are ordered together."""
         for sequence in sequences:
             sequence.submitted_step = self._step
-            self._lane(sequence).arrivals.append(sequence)
-            self._n_waiting += 1
+            self._waiting.add(sequence)
             self._n_interactive += sequence.interactive
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a sequence that is finished, cancelled or failed; its slot is parked."""
         if sequence.slot is None:
-            if self._lane(sequence).remove(sequence):
-                self._n_waiting -= 1
+            if self._waiting.remove(sequence):
                 self._n_interactive -= sequence.interactive
             return
         self._running.remove(sequence)
@@ -190,7 +115,7 @@ class Scheduler:
         operations = self._pending_operations
         self._pending_operations = []
         self._secure_decodes(operations)
-        if self._limits.memory is MemoryKind.PARTITIONED and not self._n_waiting:
+        if self._limits.memory is MemoryKind.PARTITIONED and not self._waiting:
             self._close_gaps(operations)
         budget = self._limits.n_batch
         chunks = [(s, _chunk(s, 1)) for s in self._running if s.n_pending == 1]
@@ -242,12 +167,9 @@ class Scheduler:
             sequence.slot = None
             sequence.n_preempted += sequence.n_computed > 0
             sequence.n_computed = 0
-        left = list(self._running)
-        for _, lane in sorted(self._lanes.items(), reverse=True):
-            left.extend(lane)
+        left = [*self._running, *self._waiting.drain()]
         self._running = []
-        self._lanes = {}
-        self._n_waiting = self._n_interactive = 0
+        self._n_interactive = 0
         return left
 
     def check_invariants(self) -> None:
@@ -261,7 +183,7 @@ class Scheduler:
             assert sequence.slot is not None
             assert self._tree.length(sequence.slot) == sequence.n_computed, "wrong length"
             assert sequence.n_pending >= 0, "computed more tokens than there are"
-        assert self._n_waiting == sum(len(lane) for lane in self._lanes.values())
+        self._waiting.check_invariants()
 
     # ── room ────────────────────────────────────────────────────────────────────────────
 
@@ -301,8 +223,7 @@ class Scheduler:
         sequence.slot = None
         sequence.n_computed = 0
         sequence.n_preempted += 1
-        self._lane(sequence).ordered.appendleft(sequence)
-        self._n_waiting += 1
+        self._waiting.put_back([sequence])
 
     def _park(self, slot: int) -> None:
         if self._tree.length(slot) == 0:
@@ -348,29 +269,31 @@ class Scheduler:
         reserved = sum(self._expected_tokens(s) for s in self._running) if self._pooled else 0
         while (
             budget > 0
-            and self._n_waiting
+            and self._waiting
             and len(self._running) < self._max_running
             and len(held) < 2 * self._max_running
         ):
-            sequence = self._next_waiting()
+            sequence = self._waiting.next(self._step)
             query = sequence.tokens[:-1]
             match = self._tree.match(query, whole_slots=self._limits.memory is MemoryKind.RECURRENT)
             if self._is_computing_elsewhere(query, match.n_tokens, leaders):
-                held.append(self._pop_waiting(sequence))
+                held.append(self._waiting.pop(sequence))
                 continue
+            holders = list(match.slots()) if match.n_tokens else []
+            fits = True
             if self._pooled:
                 need = self._expected_tokens(sequence) - match.n_tokens
-                if not self._evict_for(reserved + need, set(match.slots()), operations):
+                fits = self._evict_for(reserved + need, holders[:1], operations)
+                if not fits and self._running:
                     break
                 reserved += need
-            self._pop_waiting(sequence)
-            self._start(sequence, match.n_tokens, list(match.slots()), operations)
+            self._waiting.pop(sequence)
+            slot = self._take_slot(match.n_tokens, holders, operations, take_over=not fits)
+            self._start(sequence, slot, match.n_tokens)
             if sequence.n_pending > 1:
                 leaders.append(sequence)
             budget = self._add_prompt(sequence, chunks, budget)
-        for sequence in reversed(held):
-            self._lane(sequence).ordered.appendleft(sequence)
-            self._n_waiting += 1
+        self._waiting.put_back(held)
 
     def _is_computing_elsewhere(
         self, query: AbstractSequence[int], n_matched: int, leaders: list[Sequence]
@@ -384,24 +307,19 @@ class Scheduler:
             leader.tokens[:n_wanted] == opening for leader in leaders
         )
 
-    def _evict_for(self, n_tokens: int, keep: set[int], operations: list[MemoryOperation]) -> bool:
-        """Give up parked slots until `n_tokens` are free. With nothing running, anything goes."""
+    def _evict_for(
+        self, n_tokens: int, keep: list[int], operations: list[MemoryOperation]
+    ) -> bool:
+        """Give up parked slots until `n_tokens` are free; say whether they are."""
         for slot in list(self._parked):
             if self._n_free_tokens() >= n_tokens:
                 return True
             if slot not in keep:
                 self._evict(slot, operations)
-        return self._n_free_tokens() >= n_tokens or not self._running
+        return self._n_free_tokens() >= n_tokens
 
-    def _start(
-        self,
-        sequence: Sequence,
-        n_matched: int,
-        holders: list[int],
-        operations: list[MemoryOperation],
-    ) -> None:
-        """Give a sequence a slot, with the matched prefix already in it."""
-        slot = self._take_slot(n_matched, holders, operations)
+    def _start(self, sequence: Sequence, slot: int, n_matched: int) -> None:
+        """Give a sequence a slot that holds its matched prefix already."""
         sequence.slot = slot
         sequence.n_computed = n_matched
         if not sequence.started:
@@ -410,11 +328,20 @@ class Scheduler:
         self._running.append(sequence)
 
     def _take_slot(
-        self, n_matched: int, holders: list[int], operations: list[MemoryOperation]
+        self,
+        n_matched: int,
+        holders: list[int],
+        operations: list[MemoryOperation],
+        *,
+        take_over: bool,
     ) -> int:
-        parked = [slot for slot in self._parked if slot in holders] if n_matched else []
-        if not self._free and parked:
-            # Taking over costs nothing, but the tail beyond the match is lost: the shortest goes.
+        """A slot with the matched prefix in it: a fork of one of its holders, or one of them.
+
+        Taking over costs nothing, but what the slot holds beyond the match is lost.
+        """
+        holders = [s for s in holders if s not in self._free]
+        parked = [slot for slot in holders if slot in self._parked]
+        if parked and (take_over or not self._free):
             slot = min(parked, key=self._tree.length)
             del self._parked[slot]
             if self._tree.length(slot) > n_matched:
@@ -424,30 +351,13 @@ class Scheduler:
         if not self._free:
             self._evict(next(iter(self._parked)), operations)
         slot = self._free.pop(0)
-        if n_matched:
+        if holders:
             parent = holders[0]
             self._tree.fork(parent, slot, n_matched)
             operations.append(Fork(parent, slot, n_matched))
             if parent in self._parked:
                 self._parked.move_to_end(parent)
         return slot
-
-    # ── waiting ─────────────────────────────────────────────────────────────────────────
-
-    def _lane(self, sequence: Sequence) -> _Lane:
-        return self._lanes.setdefault(sequence.priority, _Lane())
-
-    def _next_waiting(self) -> Sequence:
-        """Head of the lane that is first by priority, raised by how long its head has waited."""
-        if len(self._lanes) == 1:
-            return next(iter(self._lanes.values())).head()
-        heads = [lane.head() for lane in self._lanes.values() if len(lane)]
-        return max(heads, key=lambda s: s.priority + (self._step - s.submitted_step) / AGEING_STEPS)
-
-    def _pop_waiting(self, sequence: Sequence) -> Sequence:
-        self._lane(sequence).ordered.popleft()
-        self._n_waiting -= 1
-        return sequence
 
     # ── neighbors ───────────────────────────────────────────────────────────────────────
 
@@ -478,27 +388,6 @@ class Scheduler:
         operations.append(Fork(source, target, sequence.n_computed))
         self._clear(source, operations)
         sequence.slot = target
-
-
-def order_window(sequences: list[Sequence]) -> list[Sequence]:
-    """Order rows that arrived together.
-
-    Rows that begin alike become neighbors, so that their shared prefix is computed once and
-    need not be kept for long. Rows with nothing in common run longest first, which leaves the
-    short ones to fill the end of a job. Interactive rows keep their order and come first.
-    """
-    interactive = [s for s in sequences if s.interactive]
-    rest = sorted((s for s in sequences if not s.interactive), key=lambda s: s.tokens)
-    groups: list[list[Sequence]] = []
-    for sequence in rest:
-        if groups and (
-            common_prefix_length(groups[-1][-1].tokens, sequence.tokens) >= 2 * MIN_SHARED_TOKENS
-        ):
-            groups[-1].append(sequence)
-        else:
-            groups.append([sequence])
-    groups.sort(key=lambda g: max((s.max_new_tokens, len(s.tokens)) for s in g), reverse=True)
-    return interactive + [sequence for group in groups for sequence in group]
 
 
 def _chunk(sequence: Sequence, n_tokens: int) -> Chunk:

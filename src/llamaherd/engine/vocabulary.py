@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamaherd.config import GenerationConfig
 
 __all__ = ["RowSampler", "Vocabulary"]
@@ -13,7 +16,7 @@ __all__ = ["RowSampler", "Vocabulary"]
 class RowSampler(Protocol):
     """Draws one row's tokens; holds the row's random state and recent tokens."""
 
-    def pick(self, candidate_ids: object, logits: object) -> int:
+    def pick(self, candidate_ids: NDArray[np.int32], logits: NDArray[np.float32]) -> int:
         """Choose one of the candidates.
 
         Args:

@@ -43,8 +43,9 @@ class AnswerSink:
 
 
 class StreamSink:
-    """Holds text until somebody reads it. Pieces merge, so a slow reader costs no memory per
-    token and never holds up the engine.
+    """Holds text until somebody reads it.
+
+    Pieces merge, so a slow reader costs little memory and never holds up the engine.
     """
 
     streaming = True

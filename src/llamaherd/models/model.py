@@ -122,8 +122,8 @@ class Model:
         if engine not in ("auto", "llama.cpp"):
             raise ConfigError(f'engine is {engine!r}; allowed: "auto" and "llama.cpp"')
         EngineConfig(n_ctx=n_ctx)
-        pool = threads if isinstance(threads, ThreadPoolConfig) else None
-        pool = pool or ThreadPoolConfig(num_threads=threads)
+        if not isinstance(threads, ThreadPoolConfig):
+            threads = ThreadPoolConfig(num_threads=threads)
         path = resolve(source, progress=progress)
         if not vocab_only:
             _check_fits(path, n_ctx, gpu_layers)
@@ -133,7 +133,7 @@ class Model:
         return cls(
             weights,
             n_ctx=n_ctx,
-            threads=pool,
+            threads=threads,
             flash_attention=flash_attention,
             gpu_layers=gpu_layers,
             chat_template=chat_template,

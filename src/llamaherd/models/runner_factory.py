@@ -99,9 +99,8 @@ def place_threads(pool: ThreadPoolConfig) -> tuple[int, tuple[int, ...] | None]:
     n_threads = pool.num_threads or hardware.available_cpus()
     if pool.cpu_affinity is not None:
         return n_threads, pool.cpu_affinity
-    nodes = hardware.numa_nodes() if pool.numa_aware else []
-    if len(nodes) > 1:
-        for node in sorted(nodes, key=lambda n: len(n.cores), reverse=True):
-            if n_threads <= len(node.cores):
-                return n_threads, tuple(node.cores)
+    nodes = hardware.numa_nodes() if pool.numa_aware else {}
+    largest = max(nodes.values(), key=len, default=())
+    if len(nodes) > 1 and n_threads <= len(largest):
+        return n_threads, largest
     return n_threads, None
