@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from llama_cpp import _ggml
-from llama_cpp import llama_cpp as C
+from llamaherd.llama.binding import C, libggml
 
 __all__ = [
     "Device",
@@ -143,7 +142,7 @@ class _DeviceFunctions:
     """The few functions of ggml that llama-cpp-python does not declare."""
 
     def __init__(self) -> None:
-        lib = _ggml.libggml
+        lib = libggml
         self.count = _declare(lib.ggml_backend_dev_count, ctypes.c_size_t)
         self._get = _declare(lib.ggml_backend_dev_get, ctypes.c_void_p, ctypes.c_size_t)
         pointer = ctypes.c_void_p

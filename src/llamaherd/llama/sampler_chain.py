@@ -9,10 +9,10 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from llama_cpp import llama_cpp as C
 from numpy.typing import NDArray
 
 from llamaherd.config import GenerationConfig
+from llamaherd.llama.binding import C
 
 __all__ = ["SamplerChain"]
 

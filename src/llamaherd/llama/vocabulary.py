@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as C
 
 from llamaherd.config import GenerationConfig
 from llamaherd.engine.vocabulary import RowSampler
 from llamaherd.errors import InvalidPrompt, ModelLoadError
+from llamaherd.llama.binding import C
 from llamaherd.llama.deep_stack import call_with_stack
 from llamaherd.llama.sampler_chain import SamplerChain
 from llamaherd.llama.weights import Weights

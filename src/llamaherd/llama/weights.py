@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llama_cpp import llama_cpp as C
 from typing_extensions import Self
 
 from llamaherd.errors import ConfigError, ModelLoadError
+from llamaherd.llama.binding import C
 from llamaherd.llama.gguf_file import ModelSizes, check_model_file, read_header
 from llamaherd.llama.library import collect_errors, ensure_started, supports_gpu_offload
 

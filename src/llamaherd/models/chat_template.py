@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import Any
 
 import jinja2
-from llama_cpp import llama_cpp as C
 
 from llamaherd.errors import InvalidPrompt, TemplateError
+from llamaherd.llama.binding import C
 from llamaherd.llama.weights import Weights
 from llamaherd.models.marking import Marker
 from llamaherd.models.template_sandbox import FILE_NAME, TemplateSandbox

@@ -16,11 +16,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from llama_cpp import llama_cpp as C
-
 from llamaherd.config import ThreadPoolConfig
 from llamaherd.errors import InvalidPrompt
 from llamaherd.hardware import available_cpus
+from llamaherd.llama.binding import C
 from llamaherd.llama.vocabulary import LlamaVocabulary
 from llamaherd.models.word_splitter import WordSplitter, make_word_splitter
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as C
 
 from llamaherd.engine.kv_shape import KvShape
 from llamaherd.engine.plan import (
@@ -28,6 +27,7 @@ from llamaherd.engine.plan import (
     StepPlan,
 )
 from llamaherd.errors import DecodeFailed, ModelLoadError
+from llamaherd.llama.binding import C
 from llamaherd.runners.compute_threads import start_compute_threads
 
 __all__ = ["LlamaCppRunner", "RunnerOptions"]
