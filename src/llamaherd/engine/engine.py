@@ -56,6 +56,7 @@ _SMALLEST_SLOT = 256
 class _Inbox:
     submitted: deque[tuple[float, Sequence[Request]]] = field(default_factory=deque)
     cancelled: deque[Request] = field(default_factory=deque)
+    cancels_all: bool = False
     is_closing: bool = False
     is_aborting: bool = False
 
@@ -126,6 +127,12 @@ class Engine:
         """Stop rows at the next step. Rows that have ended are not affected."""
         with self._wake:
             self._inbox.cancelled.extend(requests)
+            self._wake.notify()
+
+    def cancel_all(self) -> None:
+        """Stop every row that was submitted before this call, at the next step."""
+        with self._wake:
+            self._inbox.cancels_all = True
             self._wake.notify()
 
     def close(self, *, drain: bool = False) -> None:
@@ -199,15 +206,17 @@ class Engine:
                 cancelled = list(self._inbox.cancelled)
                 self._inbox.submitted.clear()
                 self._inbox.cancelled.clear()
+                cancels_all, self._inbox.cancels_all = self._inbox.cancels_all, False
             for submitted_s, requests in submitted:
                 self._accept(submitted_s, requests)
-            for request in cancelled:
+            for request in list(self._by_request) if cancels_all else cancelled:
                 self._cancel(request)
             if self._rows:
                 return True
 
     def _has_work(self) -> bool:
-        return bool(self._rows or self._inbox.submitted or self._inbox.cancelled)
+        inbox = self._inbox
+        return bool(self._rows or inbox.submitted or inbox.cancelled or inbox.cancels_all)
 
     def _accept(self, submitted_s: float, requests: Sequence[Request]) -> None:
         """Check rows and hand them to the scheduler."""

@@ -307,9 +307,7 @@ class Scheduler:
             leader.tokens[:n_wanted] == opening for leader in leaders
         )
 
-    def _evict_for(
-        self, n_tokens: int, keep: list[int], operations: list[MemoryOperation]
-    ) -> bool:
+    def _evict_for(self, n_tokens: int, keep: list[int], operations: list[MemoryOperation]) -> bool:
         """Give up parked slots until `n_tokens` are free; say whether they are."""
         for slot in list(self._parked):
             if self._n_free_tokens() >= n_tokens:

@@ -235,6 +235,10 @@ class ParallelProcessor:
         """Counters since the processor was opened."""
         return replace(self._engine.stats(), deduplicated=self._n_deduplicated)
 
+    def cancel(self) -> None:
+        """Cancel every row in work, on whichever thread; their results arrive as cancelled."""
+        self._engine.cancel_all()
+
     def close(self, *, drain: bool = False) -> None:
         """Stop the engine and free its memory. May be called twice.
 

@@ -1,0 +1,5 @@
+"""`python -m llamaherd`."""
+
+from llamaherd.cli import main
+
+main()
