@@ -61,6 +61,7 @@ class Measured:
 
 def main() -> None:
     """Run the benchmark and report."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     arguments = parse_arguments()
     model = arguments.model or model_path(arguments.quant)
     setup = Setup(arguments.threads, arguments.batch_size, arguments.slots)
