@@ -39,9 +39,9 @@ def show_info(source: str | None, *, as_json: bool) -> None:
             box=None, show_header=False, pad_edge=False, title=title, title_justify="left"
         )
         table.add_column(style="dim", no_wrap=True)
-        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in facts.items():
-            table.add_row(name.replace("_", " "), _show(name, value))
+            table.add_row(name.removesuffix("_bytes").replace("_", " "), _show(name, value))
         console.print(table)
         console.print()
 

@@ -152,7 +152,7 @@ def _record(
     record: dict[str, Any] = {
         "index": result.index,
         "id": row.id,
-        "prompt": row.text or row.messages,
+        "prompt": row.text if row.messages is None else row.messages,
         "text": result.text,
         "finish_reason": result.finish_reason.value,
         "success": error is None,
@@ -232,7 +232,7 @@ def _summarize(
     if not options.quiet:
         say(progress.summary())
     if failures:
-        say(f"{progress.n_failed} rows failed:")
+        say("failed:")
         for line in failures:
             say(f"  {line}")
         if progress.n_failed > len(failures):

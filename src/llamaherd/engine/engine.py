@@ -168,7 +168,7 @@ class Engine:
             while self._wait_for_work():
                 self._step()
         except Exception as error:
-            _log.exception("the engine failed")
+            _log.error("the engine failed", exc_info=not isinstance(error, LlamaherdError))
             dead = EngineDead(f"the engine failed: {type(error).__name__}: {error}")
             dead.__cause__ = error
             self._die(dead, FinishReason.ERROR)
@@ -185,10 +185,10 @@ class Engine:
             self._inbox.is_closing = True
             if isinstance(error, EngineDead):
                 self._death = error
-            late = [(t, r) for t, requests in self._inbox.submitted for r in requests]
+            late = [request for _, requests in self._inbox.submitted for request in requests]
             self._inbox.submitted.clear()
-        for submitted_s, request in late:
-            self._reject(request, submitted_s, error, reason)
+        for request in late:
+            self._reject(request, error, reason)
         for row in list(self._rows.values()):
             self._finish(row, reason, error, may_retry=False)
 
@@ -226,7 +226,7 @@ class Engine:
                 self._check(request)
                 row = Row(request, self._vocabulary, self._n_ctx, submitted_s)
             except LlamaherdError as error:
-                self._reject(request, submitted_s, error)
+                self._reject(request, error)
                 continue
             rows.append(row)
             self._rows[row.sequence] = row
@@ -256,7 +256,6 @@ class Engine:
     def _reject(
         self,
         request: Request,
-        submitted_s: float,
         error: LlamaherdError,
         reason: FinishReason = FinishReason.ERROR,
     ) -> None:
