@@ -74,16 +74,6 @@ class Scheduler:
         self._n_interactive = 0
 
     @property
-    def n_running(self) -> int:
-        """Sequences that hold a slot."""
-        return len(self._running)
-
-    @property
-    def n_waiting(self) -> int:
-        """Sequences that wait for one."""
-        return len(self._waiting)
-
-    @property
     def has_work(self) -> bool:
         """Whether any sequence is unfinished."""
         return bool(self._running or self._waiting)
@@ -134,13 +124,9 @@ class Scheduler:
     def commit(self, step: Step) -> None:
         """The step's chunks are computed."""
         for sequence, chunk in zip(step.sequences, step.plan.chunks, strict=True):
-            self.commit_chunk(sequence, chunk)
+            self._tree.extend(chunk.slot, chunk.tokens)
+            sequence.n_computed += len(chunk.tokens)
         self._chunk_cap = self._limits.n_batch
-
-    def commit_chunk(self, sequence: Sequence, chunk: Chunk) -> None:
-        """One chunk is computed."""
-        self._tree.extend(chunk.slot, chunk.tokens)
-        sequence.n_computed += len(chunk.tokens)
 
     def make_room(self) -> Sequence | None:
         """The runner had no room for the last step: give something up, so that it can be retried.

@@ -17,7 +17,7 @@ from llamaherd.engine.engine import Engine
 from llamaherd.engine.request import Request
 from llamaherd.engine.row import rejected
 from llamaherd.engine.seeds import draw_seed, row_seed
-from llamaherd.errors import ConfigError, LlamaherdError
+from llamaherd.errors import ConfigError, EngineError, LlamaherdError
 from llamaherd.models.model import Prompt
 from llamaherd.results import FinishReason, GenerationResult
 
@@ -132,9 +132,18 @@ class RowStream:
                 requests.extend(self._make_requests(prompt, tokens))
             if self._is_lazy and time.monotonic() >= stop_s:
                 break
-        self._in_work.update(requests)
         if requests:
+            self._submit(requests)
+
+    def _submit(self, requests: list[Request]) -> None:
+        """Hand rows over. If the engine is gone, rows that are done are delivered first."""
+        try:
             self._engine.submit(requests)
+        except EngineError as error:
+            self._exhausted = True
+            self._failure = error
+        else:
+            self._in_work.update(requests)
 
     def _next_prompts(self, stop_s: float) -> list[Prompt]:
         """The next few prompts. An iterable that raises ends the input; rows before it count."""
