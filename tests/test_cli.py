@@ -92,7 +92,7 @@ def test_bad_rows_are_named_and_the_others_run(tmp_path: Path) -> None:
         (["run", "--temperature", "-1", "x"], "temperature is -1"),
         (["run", "--engine", "warp", "x"], "engine is 'warp'"),
         (["run", "--format", "xml", "x"], "--format is 'xml'"),
-        (["info", "-m", "."], "directory"),
+        (["info", "-m", "."], "is a folder"),
     ],
 )
 def test_what_cannot_run_says_so_in_a_sentence(arguments: list[str], message: str) -> None:

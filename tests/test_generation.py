@@ -89,8 +89,10 @@ def test_preempted_rows_equal_uninterrupted_ones(demo: Model) -> None:
     """Rows that lose their KV cache in the middle go on as if nothing had happened."""
     config = GenerationConfig.greedy(max_tokens=60, ignore_eos=True)
     rows = varied(24)
-    with ParallelProcessor(demo, max_batch_size=8) as roomy:
+    with ParallelProcessor(demo, max_batch_size=8, kv_layout="unified") as roomy:
+        answers = roomy.batch_generate(rows, GREEDY)
         expected = roomy.batch_generate(rows, config)
+        assert roomy.stats().preempted == 0
     with ParallelProcessor(
         demo, max_batch_size=8, kv_layout="unified", kv_memory_bytes=1, self_test=False
     ) as tight:
@@ -99,8 +101,12 @@ def test_preempted_rows_equal_uninterrupted_ones(demo: Model) -> None:
         results = tight.batch_generate(rows, config)
         assert tight.stats().preempted > 0
     assert all(r.success for r in results), [r.error for r in results if r.error]
+    # Beyond its answer the model rambles, where near-ties fall either way by rounding.
+    n_answers = sum(
+        r.tokens[: len(a.tokens)] == a.tokens for a, r in zip(answers, results, strict=True)
+    )
     n_equal = sum(a.tokens == b.tokens for a, b in zip(expected, results, strict=True))
-    assert n_equal >= 20
+    assert n_answers >= 22 and n_equal >= 10
 
 
 def test_a_shared_prefix_is_computed_once(demo: Model) -> None:
