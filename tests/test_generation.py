@@ -313,6 +313,21 @@ def test_two_threads_join_one_batch(demo: Model) -> None:
         assert processor.stats().batches_processed - before < 8 * 20 / 2
 
 
+def test_a_reader_that_does_not_read_slows_nobody(processor: ParallelProcessor) -> None:
+    """The engine never waits for a consumer, and nothing is lost for the late one."""
+    model = processor.model
+    config = GenerationConfig.greedy(max_tokens=60, ignore_eos=True)
+    stream = model.stream(chat("a slow reader"), config)
+    first = next(stream)
+    results = processor.batch_generate(varied(20), GREEDY)
+    assert all(r.success for r in results)
+    rest = list(stream)
+    # What came meanwhile was merged into few pieces.
+    assert len(rest) < 50
+    whole = model.generate(chat("a slow reader"), config)
+    assert len(first + "".join(rest)) > 0.5 * len(whole.text)
+
+
 def test_parallel_process_joins_the_batch_and_keeps_errors(processor: ParallelProcessor) -> None:
     """A function per item, whose exception stays with its item."""
 
