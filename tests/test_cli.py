@@ -2,46 +2,70 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cli_process import llamaherd, records
+from llamaherd import GenerationConfig, Model, PromptTooLong
+from llamaherd.cli import chat
+from llamaherd.cli.demo_rows import demo_prompts
+
 COMMANDS = ("demo", "run", "chat", "tokenize", "info", "models")
 
 
-def llamaherd(
-    *arguments: str, stdin: str | bytes = "", check: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """Run the command and wait."""
-    done = subprocess.run(
-        [sys.executable, "-m", "llamaherd", *arguments],
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        timeout=100,
-        check=check,
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
+def test_help_is_quick_and_wrong_options_could_not_run() -> None:
+    """Exit code 2 is for failed rows only."""
+    began_s = time.perf_counter()
+    done = llamaherd("--help")
+    assert done.returncode == 0 and time.perf_counter() - began_s < 5
+    assert llamaherd("--version").stdout.startswith("llamaherd 0.")
+    assert "Usage" in llamaherd().stdout
+    for arguments in (["bogus"], ["run", "--no-such"], ["demo", "--rows", "many"]):
+        done = llamaherd(*arguments)
+        assert done.returncode == 1 and "Usage" in done.stderr and done.stdout == ""
+
+
+def test_commands_load_nothing_that_they_do_not_need() -> None:
+    """Help must not wait for llama.cpp."""
+    code = (
+        "import sys, llamaherd.cli.app; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
     )
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
-def records(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str) -> None:
-    """Every command explains itself."""
+def test_help_has_an_example_that_works(command: str) -> None:
+    """Copied from the help, on one line of it, into a shell."""
     done = llamaherd(command, "--help")
-    assert done.returncode == 0 and f"llamaherd {command}" in done.stdout
+    assert done.returncode == 0
+    match = re.search(r"Example: (.+)", done.stdout)
+    assert match is not None and f"llamaherd {command}" in match[1]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    example = (
+        match[1]
+        .replace("--rows 100", "--rows 8")
+        .replace("llamaherd", f"{sys.executable} -m llamaherd", 1)
+    )
+    ran = subprocess.run(
+        ["sh", "-c", example],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PATH": path},
+        check=False,
+    )
+    assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
 
 def test_run_from_arguments_and_stdin() -> None:
@@ -51,7 +75,7 @@ def test_run_from_arguments_and_stdin() -> None:
     (record,) = records(done.stdout)
     assert record["text"] == "The capital of Peru is Lima." and record["success"]
     assert record["prompt_tokens"] > 5 and record["error"] is None
-    assert re.search(r"1/1 rows, .* rows/s", done.stderr)
+    assert re.search(r"1/1 rows in .* rows/s", done.stderr)
     stdin = "France\nJapan\n"
     done = llamaherd(
         *"run --temperature 0 --format text --quiet --prompt".split(),
@@ -110,50 +134,38 @@ def test_an_existing_output_is_kept(tmp_path: Path) -> None:
     assert target.read_text() == "precious"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_writes_what_is_done(tmp_path: Path) -> None:
-    """Finished rows are complete lines; the rest is counted."""
-    source, target = tmp_path / "rows.txt", tmp_path / "out.jsonl"
-    source.write_text("".join(f"Tell me about {i}\n" for i in range(3000)))
-    command = [sys.executable, "-m", "llamaherd", "run", "-i", str(source), "-o", str(target)]
-    process = subprocess.Popen(
-        [*command, "--ignore-eos", "--max-tokens", "60"], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (target.exists() and target.read_text().count("\n") > 20):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    rows = records(target.read_text())
-    assert 20 < len(rows) < 3000 and all(r["success"] for r in rows)
-    assert f"{len(rows)} rows are written, {3000 - len(rows)} are missing" in stderr
-
-
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    """As in `llamaherd run ... | head -1`."""
-    source = tmp_path / "rows.txt"
-    source.write_text("".join(f"What is {i}?\n" for i in range(500)))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llamaherd", "run", "-i", str(source), "--quiet"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None and process.stderr is not None
-    assert json.loads(process.stdout.readline())
-    process.stdout.close()
-    assert b"Traceback" not in process.stderr.read()
-    process.stderr.close()
-    process.wait(timeout=60)
-
-
 def test_chat_remembers_the_conversation_and_ends_with_its_input() -> None:
     """Answers stream to standard output, a line each."""
     done = llamaherd(
         "chat", "--temperature", "0", stdin="What is the capital of Peru?\n/reset\n/exit\n"
     )
     assert done.returncode == 0 and done.stdout == "The capital of Peru is Lima.\n"
+
+
+class OneAnswer:
+    """Answers once, until Ctrl-C or an error."""
+
+    def __init__(self, end: BaseException) -> None:
+        self.end = end
+        self.is_left = False
+
+    def stream(self, messages: object, config: object) -> Iterator[str]:
+        try:
+            yield "The capital"
+            raise self.end
+        finally:
+            self.is_left = True
+
+
+def test_ctrl_c_ends_an_answer_and_an_error_only_a_turn(capsys: pytest.CaptureFixture) -> None:
+    """What was said of a stopped answer stays in the conversation."""
+    asked = [{"role": "user", "content": "x"}]
+    for end, said in ((KeyboardInterrupt(), "[stopped]"), (PromptTooLong(9, 8), "/reset")):
+        model = OneAnswer(end)
+        messages = chat._turn(model, asked, GenerationConfig())
+        assert messages == [*asked, {"role": "assistant", "content": "The capital"}]
+        captured = capsys.readouterr()
+        assert captured.out == "The capital\n" and said in captured.err and model.is_left
 
 
 def test_tokenize() -> None:
@@ -167,10 +179,31 @@ def test_tokenize() -> None:
     assert int(llamaherd("tokenize", "--count", "<|im_end|>").stdout) > 1
 
 
+def test_tokenize_there_and_back(demo: Model) -> None:
+    """A line per text, blank ones included, and the ids give the text again."""
+    texts = ["Hello world", "", "größer 北京 🦙", "  spaces  "]
+    done = llamaherd("tokenize", "--no-bos", stdin="\n".join(texts) + "\n")
+    lines = done.stdout.split("\n")[:-1]
+    assert [demo.detokenize([int(t) for t in line.split()]) for line in lines] == texts
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_tokenize_names_bad_lines() -> None:
+    """They keep their line of output, empty."""
+    done = llamaherd("tokenize", "--count", stdin=b"Hello\n\xff\nHello\n")
+    first, second, third, _ = done.stdout.split("\n")
+    assert done.returncode == 2 and first == third and second == ""
+    assert "standard input, line 2: not UTF-8" in done.stderr
+    done = llamaherd("tokenize", "--jsonl", stdin='{"prompt": "a \\ud800"}\n{"text": "b"}\n')
+    assert done.returncode == 2 and "line 1" in done.stderr
+    assert [sorted(r) for r in records(done.stdout)] == [["error"], ["n_tokens", "tokens"]]
+
+
 def test_info_and_models() -> None:
     """Facts for people and for programs."""
     facts = json.loads(llamaherd("info", "-m", "demo", "--json").stdout)
     assert facts["model"]["architecture"] == "llama" and facts["machine"]["usable_cpus"] >= 1
+    assert facts["memory"]["fits"] and facts["memory"]["total_bytes"] > 6_000_000
     assert "llama.cpp" in llamaherd("info").stdout
     names = [m["model"] for m in json.loads(llamaherd("models", "--json").stdout)]
     assert "demo" in names
@@ -179,9 +212,18 @@ def test_info_and_models() -> None:
 
 def test_demo_shows_real_numbers() -> None:
     """Both ways run the same rows; the texts are compared."""
-    done = llamaherd("demo", "--rows", "24")
+    done = llamaherd("demo", "--rows", "24", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert "The capital of France is Paris." in done.stdout
-    assert re.search(r"one by one +\d", done.stdout) and re.search(r"batched +\d", done.stdout)
-    match = re.search(r"(\d+) of 24 texts are the same", done.stdout)
+    for name in ("rows", "seconds", "rows/s", "tokens/s", "prompt reused"):
+        line = re.search(rf"^{name} +([\d.]+)%? +([\d.]+)%?$", done.stdout, re.MULTILINE)
+        assert line is not None and all(float(number) > 0 for number in line.groups()), name
+    match = re.search(r"(\d+) of 24 answers are the same", done.stdout)
     assert match is not None and int(match[1]) >= 22
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_demo_rows_are_all_different() -> None:
+    """Equal greedy rows would be computed once only, and flatter the figures."""
+    prompts = list(itertools.islice(demo_prompts(), 5000))
+    assert len(set(prompts)) == 5000

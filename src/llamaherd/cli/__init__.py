@@ -14,25 +14,28 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point of the command; ends the process."""
     from llamaherd.cli.app import app
+    from llamaherd.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, CommandEnded
     from llamaherd.errors import LlamaherdError
 
     try:
-        app()
+        app(prog_name="llamaherd")
+    except CommandEnded as ended:
+        sys.exit(ended.code)
     except LlamaherdError as error:
         if os.environ.get("LLAMAHERD_DEBUG"):
             raise
-        _fail(f"{type(error).__name__}: {error}")
-    except BrokenPipeError:
-        # Somebody like `head` has read enough. Python would complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _complain(f"{type(error).__name__}: {error}")
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as exit_:
+        # typer gives wrong options a code that means "some rows failed" here.
+        sys.exit(EXIT_FAILED if exit_.code == 2 else exit_.code)
 
 
-def _fail(message: str) -> None:
+def _complain(message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True).print(Text(f"error: {message}", style="red"))
-    sys.exit(1)
+    # The terminal breaks the line: a path in it stays in one piece.
+    Console(stderr=True).print(Text(f"error: {message}", style="red"), soft_wrap=True)

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from llamaherd import __version__
+from llamaherd.cli.exits import CommandEnded
+from llamaherd.cli.options import (
+    BatchOption,
+    CleanOption,
+    EngineOption,
+    FormatOption,
+    GpuOption,
+    IgnoreEosOption,
+    InputOption,
+    JsonOption,
+    LogprobsOption,
+    MaxTokensOption,
+    MinPOption,
+    ModelOption,
+    NCtxOption,
+    OrderedOption,
+    OutputOption,
+    OverwriteOption,
+    ProgressOption,
+    QuietOption,
+    RawOption,
+    RetriesOption,
+    SeedOption,
+    StopOption,
+    StripOption,
+    SystemOption,
+    TemperatureOption,
+    TemplateOption,
+    ThreadsOption,
+    TimeoutOption,
+    TopKOption,
+    TopPOption,
+    VerboseOption,
+)
 
 __all__ = ["app"]
-
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="demo, a GGUF file, hf:org/repo[:quant], ollama:name[:tag] or an https address",
-    ),
-]
-SystemOption = Annotated[str | None, typer.Option(help="System message")]
-MaxTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens per answer")]
-TemperatureOption = Annotated[float, typer.Option(help="0 always takes the most probable token")]
-SeedOption = Annotated[int | None, typer.Option(help="Makes sampling reproducible")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Compute threads")]
-NCtxOption = Annotated[int | None, typer.Option(help="Tokens that one row may hold")]
-GpuOption = Annotated[int, typer.Option(help="Layers on the GPU, -1 for all")]
-EngineOption = Annotated[str, typer.Option(help="auto or llama.cpp")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show llama.cpp's own log")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 app = typer.Typer(
     name="llamaherd",
     help="Many prompts through one local language model (GGUF) at once.",
-    no_args_is_help=True,
+    epilog="Begin with: llamaherd demo",
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -48,81 +65,75 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
     # Whatever the locale says: JSON and answers are UTF-8.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if debug:
+        os.environ["LLAMAHERD_DEBUG"] = "1"
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-@app.command(epilog="Example: llamaherd demo --rows 200")
+@app.command(epilog="Example: llamaherd demo --rows 100")
 def demo(
     model: ModelOption = "demo",
-    rows: Annotated[int, typer.Option(min=8, max=100_000, help="Rows of the comparison")] = 200,
-    max_batch_size: Annotated[int, typer.Option(min=2, max=255)] = 32,
+    rows: Annotated[
+        int, typer.Option(min=8, max=100_000, metavar="N", help="Rows of the comparison")
+    ] = 200,
+    max_batch_size: BatchOption = 32,
     threads: ThreadsOption = None,
 ) -> None:
     """Show what the bundled model can do, and rows one by one beside rows in batches."""
     from llamaherd.cli.demo import show_demo
 
-    show_demo(model, n_rows=rows, max_batch_size=max_batch_size, threads=threads)
+    code = show_demo(model, n_rows=rows, max_batch_size=max_batch_size, threads=threads)
+    raise CommandEnded(code)
 
 
-@app.command(
-    epilog="Example: llamaherd run -i reviews.txt -o out.jsonl --prompt "
-    "'Classify the sentiment of this tweet as positive, negative or neutral: {text}'"
-)
+@app.command(epilog="Example: echo Peru | llamaherd run --prompt 'What is the capital of {text}?'")
 def run(
-    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts")] = None,
-    input: Annotated[
-        str | None,
-        typer.Option("--input", "-i", help="File with one prompt per line, .jsonl, or - for stdin"),
-    ] = None,
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="File to write, or - for standard output")
-    ] = "-",
-    model: ModelOption = "demo",
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="Template; {text} is the row, other names are fields of a JSONL row"),
-    ] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="Prompts")] = None,
+    input: InputOption = None,
+    output: OutputOption = "-",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = None,
+    ordered: OrderedOption = None,
+    prompt: TemplateOption = None,
     system: SystemOption = None,
-    raw: Annotated[bool, typer.Option("--raw", help="No chat template: plain text")] = False,
-    format: Annotated[
-        str | None,
-        typer.Option(help="jsonl or text; default: by the output's name, text on a terminal"),
-    ] = None,
+    raw: RawOption = False,
+    progress: ProgressOption = None,
+    quiet: QuietOption = False,
     max_tokens: MaxTokensOption = 100,
     temperature: TemperatureOption = 1.0,
-    top_k: Annotated[int, typer.Option(min=0)] = 40,
-    top_p: Annotated[float, typer.Option()] = 0.9,
-    min_p: Annotated[float, typer.Option()] = 0.0,
+    top_k: TopKOption = 40,
+    top_p: TopPOption = 0.9,
+    min_p: MinPOption = 0.0,
     seed: SeedOption = None,
-    stop: Annotated[list[str] | None, typer.Option(help="May be repeated")] = None,
-    logprobs: Annotated[int | None, typer.Option(help="Report this many")] = None,
-    timeout_ms: Annotated[float | None, typer.Option(help="Per row")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Attempts after a passing error")] = 0,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
-    clean: Annotated[bool, typer.Option("--clean", help="Strip control tokens")] = False,
-    strip_thinking: Annotated[bool, typer.Option("--strip-thinking")] = False,
-    ordered: Annotated[
-        bool | None,
-        typer.Option("--ordered/--as-completed", help="Default: ordered for text"),
-    ] = None,
+    stop: StopOption = None,
+    logprobs: LogprobsOption = None,
+    ignore_eos: IgnoreEosOption = False,
+    clean: CleanOption = False,
+    strip_thinking: StripOption = False,
+    timeout_ms: TimeoutOption = None,
+    retries: RetriesOption = 0,
+    model: ModelOption = "demo",
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    max_batch_size: Annotated[int, typer.Option(min=1, max=255)] = 32,
+    max_batch_size: BatchOption = 32,
     n_ctx: NCtxOption = None,
     gpu_layers: GpuOption = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary")] = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Answer prompts from arguments, a file or standard input; write answers as rows complete."""
     from llamaherd.cli.run import RunOptions, run_prompts
+    from llamaherd.cli.template import Template
     from llamaherd.config import GenerationConfig
 
     config = GenerationConfig(
@@ -144,7 +155,7 @@ def run(
         prompts=tuple(prompts or ()),
         input=input,
         output=output,
-        template=prompt,
+        template=Template.parse(prompt) if prompt is not None else None,
         system=system,
         raw=raw,
         format=format,
@@ -152,58 +163,64 @@ def run(
         max_batch_size=max_batch_size,
         overwrite=overwrite,
         quiet=quiet,
+        progress=progress,
     )
-    load = {
-        "engine": engine,
-        "threads": threads,
-        "n_ctx": n_ctx,
-        "gpu_layers": gpu_layers,
-        "verbosity": 2 if verbose else 0,
-    }
-    raise typer.Exit(run_prompts(model, load, config, options))
+    load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
+    raise CommandEnded(run_prompts(model, load, config, options))
 
 
-@app.command(epilog="Example: llamaherd chat --system 'Answer in one sentence.'")
+@app.command(epilog="Example: echo 'What is the capital of Peru?' | llamaherd chat --temperature 0")
 def chat(
-    model: ModelOption = "demo",
     system: SystemOption = None,
     max_tokens: MaxTokensOption = 500,
     temperature: TemperatureOption = 0.7,
+    top_k: TopKOption = 40,
+    top_p: TopPOption = 0.9,
+    min_p: MinPOption = 0.0,
     seed: SeedOption = None,
+    stop: StopOption = None,
+    strip_thinking: StripOption = False,
+    model: ModelOption = "demo",
+    engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     n_ctx: NCtxOption = None,
     gpu_layers: GpuOption = 0,
     verbose: VerboseOption = False,
 ) -> None:
-    """Talk to a model. /reset forgets the conversation, /exit or end of file leaves."""
+    """Talk to a model. /reset forgets the conversation, /exit or the end of input leaves."""
     from llamaherd.cli.chat import talk
     from llamaherd.config import GenerationConfig
-    from llamaherd.models.model import Model
 
-    config = GenerationConfig(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    with Model.load(
-        model,
-        threads=threads,
-        n_ctx=n_ctx,
-        gpu_layers=gpu_layers,
-        verbosity=2 if verbose else 0,
-    ) as loaded:
-        talk(loaded, config, system)
+    config = GenerationConfig(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+        strip_thinking=strip_thinking,
+    )
+    talk(model, _load_options(engine, threads, n_ctx, gpu_layers, verbose), config, system)
 
 
 @app.command(epilog="Example: echo 'Hello world' | llamaherd tokenize --pieces")
 def tokenize(
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; default: stdin")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Default: standard input")
+    ] = None,
     input: Annotated[
         str | None,
-        typer.Option("--input", "-i", help="File with one text per line, or -"),
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="A text per line; .jsonl: objects; -: stdin"
+        ),
     ] = None,
     model: ModelOption = "demo",
     count: Annotated[bool, typer.Option("--count", help="Only how many")] = False,
     pieces: Annotated[
         bool, typer.Option("--pieces", help="Also what each token stands for")
     ] = False,
-    json: JsonOption = False,
+    json: Annotated[bool, typer.Option("--json", "--jsonl", help="An object per line")] = False,
     special: Annotated[
         bool, typer.Option("--special", help="Control tokens in the text count")
     ] = False,
@@ -213,20 +230,29 @@ def tokenize(
     from llamaherd.cli.tokenize import TokenizeOptions, tokenize_texts
 
     options = TokenizeOptions(count=count, pieces=pieces, json=json, special=special, bos=bos)
-    tokenize_texts(model, tuple(texts or ()), input, options)
+    raise CommandEnded(tokenize_texts(model, tuple(texts or ()), input, options))
 
 
-@app.command(epilog="Example: llamaherd info -m model.gguf")
+@app.command(epilog="Example: llamaherd info -m demo")
 def info(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Also facts of a model")
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Also facts of a model, and its memory"
+        ),
     ] = None,
+    n_ctx: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens per row for the memory")
+    ] = None,
+    max_batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, max=255, help="Rows for the memory")
+    ] = 32,
     json: JsonOption = False,
 ) -> None:
     """Show this machine, the engines, and a model's facts."""
     from llamaherd.cli.info import show_info
 
-    show_info(model, as_json=json)
+    show_info(model, n_ctx=n_ctx, n_rows=max_batch_size, as_json=json)
 
 
 @app.command(epilog="Example: llamaherd models")
@@ -235,3 +261,15 @@ def models(json: JsonOption = False) -> None:
     from llamaherd.cli.models import show_models
 
     show_models(as_json=json)
+
+
+def _load_options(
+    engine: str, threads: int | None, n_ctx: int | None, gpu_layers: int, verbose: bool
+) -> dict[str, object]:
+    return {
+        "engine": engine,
+        "threads": threads,
+        "n_ctx": n_ctx,
+        "gpu_layers": gpu_layers,
+        "verbosity": 2 if verbose else 0,
+    }

@@ -22,28 +22,31 @@ __all__ = ["hardware_facts", "show_info"]
 _N_CTX_SHOWN = 4096
 
 
-def show_info(source: str | None, *, as_json: bool) -> None:
-    """Print the facts as tables, or as JSON."""
+def show_info(source: str | None, *, n_ctx: int | None, n_rows: int, as_json: bool) -> None:
+    """Print the facts as tables, or as JSON.
+
+    Args:
+        source: A model, if its facts are wanted too.
+        n_ctx: Tokens per row for the memory estimate.
+        n_rows: Rows for the memory estimate.
+        as_json: Print JSON.
+    """
     sections: dict[str, dict[str, Any]] = {
         "machine": hardware_facts(),
         "engines": _engine_facts(),
     }
     if source is not None:
-        sections["model"] = _model_facts(source)
+        with Model.load(source, vocab_only=True) as model:
+            info = model.info
+        sections["model"] = dataclasses.asdict(info)
+        n_ctx = min(n_ctx or _N_CTX_SHOWN, info.n_ctx_train)
+        sections["memory"] = _memory_facts(Path(info.path), n_ctx, n_rows)
     if as_json:
         sys.stdout.write(json.dumps(sections, indent=2, default=str) + "\n")
         return
-    console = Console()
+    console = Console(highlight=False)
     for title, facts in sections.items():
-        table = Table(
-            box=None, show_header=False, pad_edge=False, title=title, title_justify="left"
-        )
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in facts.items():
-            table.add_row(name.removesuffix("_bytes").replace("_", " "), _show(name, value))
-        console.print(table)
-        console.print()
+        _show_section(console, title, facts)
 
 
 def hardware_facts() -> dict[str, Any]:
@@ -75,15 +78,29 @@ def _engine_facts() -> dict[str, Any]:
     }
 
 
-def _model_facts(source: str) -> dict[str, Any]:
-    with Model.load(source, vocab_only=True) as model:
-        info = model.info
-    n_ctx = min(info.n_ctx_train, _N_CTX_SHOWN)
-    estimate = estimate_file(Path(info.path), n_kv_tokens=n_ctx)
+def _memory_facts(path: Path, n_ctx: int, n_rows: int) -> dict[str, Any]:
+    """What the model takes with this many rows of this many tokens."""
+    estimate = estimate_file(path, n_kv_tokens=n_ctx * n_rows, n_rows=n_rows)
     return {
-        **dataclasses.asdict(info),
-        f"memory_for_one_row_of_{n_ctx}_tokens_bytes": estimate.total,
+        "rows": n_rows,
+        "tokens_per_row": n_ctx,
+        "weights_bytes": estimate.weights,
+        "kv_cache_bytes": estimate.kv_cache,
+        "working_memory_bytes": estimate.logits + estimate.compute,
+        "total_bytes": estimate.total,
+        "fits": estimate.total <= hardware.available_memory(),
     }
+
+
+def _show_section(console: Console, title: str, facts: dict[str, Any]) -> None:
+    console.print(title, style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row("  " + name.removesuffix("_bytes").replace("_", " "), _show(name, value))
+    console.print(table)
+    console.print()
 
 
 def _show(name: str, value: Any) -> str:

@@ -23,7 +23,9 @@ def show_models(*, as_json: bool) -> None:
         ]
         sys.stdout.write(json.dumps(records, indent=2) + "\n")
         return
-    table = Table("model", "size", box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("name it", overflow="fold")
     for model in found:
-        table.add_row(model.source, format_bytes(model.size_bytes))
-    Console().print(table)
+        table.add_row(format_bytes(model.size_bytes), f"-m {model.source}")
+    Console(highlight=False).print(table)

@@ -1,0 +1,187 @@
+"""The options that commands take, with their explanations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BatchOption",
+    "CleanOption",
+    "EngineOption",
+    "FormatOption",
+    "GpuOption",
+    "IgnoreEosOption",
+    "InputOption",
+    "JsonOption",
+    "LogprobsOption",
+    "MaxTokensOption",
+    "MinPOption",
+    "ModelOption",
+    "NCtxOption",
+    "OrderedOption",
+    "OutputOption",
+    "OverwriteOption",
+    "ProgressOption",
+    "QuietOption",
+    "RawOption",
+    "RetriesOption",
+    "SeedOption",
+    "StopOption",
+    "StripOption",
+    "SystemOption",
+    "TemperatureOption",
+    "TemplateOption",
+    "ThreadsOption",
+    "TimeoutOption",
+    "TopKOption",
+    "TopPOption",
+    "VerboseOption",
+]
+
+_INPUT, _SAMPLING, _ENGINE = "Input and output", "Generation", "Model and engine"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        rich_help_panel=_ENGINE,
+        help="demo, a GGUF file, hf:org/repo[:quant], ollama:name[:tag], https://...",
+    ),
+]
+SystemOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", rich_help_panel=_INPUT, help="System message")
+]
+MaxTokensOption = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=_SAMPLING, help="Most tokens per answer")
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        metavar="X", rich_help_panel=_SAMPLING, help="0 always takes the most probable token"
+    ),
+]
+TopKOption = Annotated[
+    int,
+    typer.Option(metavar="N", rich_help_panel=_SAMPLING, help="Keep the N most probable; 0: all"),
+]
+TopPOption = Annotated[
+    float,
+    typer.Option(metavar="X", rich_help_panel=_SAMPLING, help="Keep the most probable, X in sum"),
+]
+MinPOption = Annotated[
+    float,
+    typer.Option(
+        metavar="X", rich_help_panel=_SAMPLING, help="Drop those below X times the most probable"
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_SAMPLING, help="Makes sampling reproducible"),
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", rich_help_panel=_SAMPLING, help="Ends the answer; may be repeated"
+    ),
+]
+StripOption = Annotated[
+    bool,
+    typer.Option("--strip-thinking", rich_help_panel=_SAMPLING, help="Remove <think>...</think>"),
+]
+EngineOption = Annotated[
+    str, typer.Option(metavar="NAME", rich_help_panel=_ENGINE, help="auto or llama.cpp")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_ENGINE, help="Compute threads; default: all CPUs"),
+]
+NCtxOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_ENGINE, help="Tokens that one row may hold"),
+]
+GpuOption = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=_ENGINE, help="Layers on the GPU; -1: all")
+]
+BatchOption = Annotated[
+    int,
+    typer.Option(metavar="N", rich_help_panel=_ENGINE, help="Rows in work together, up to 255"),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", rich_help_panel=_ENGINE, help="Show llama.cpp's own log")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
+InputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="FILE",
+        rich_help_panel=_INPUT,
+        help="A prompt per line; .jsonl: objects with prompt or messages, and id; -: stdin",
+    ),
+]
+OutputOption = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", metavar="FILE", rich_help_panel=_INPUT, help="Answers; -: stdout"
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", rich_help_panel=_INPUT, help="Replace an output file")
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_INPUT,
+        help="jsonl or text, a line per row. Default: text on a terminal and for .txt",
+    ),
+]
+OrderedOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--ordered/--as-completed",
+        rich_help_panel=_INPUT,
+        help="As in the input, or as rows end. Default: ordered for text",
+    ),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        rich_help_panel=_INPUT,
+        help="{text} is the row; other names are fields of a JSON row",
+    ),
+]
+RawOption = Annotated[
+    bool,
+    typer.Option("--raw", rich_help_panel=_INPUT, help="Plain text without the chat template"),
+]
+ProgressOption = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", rich_help_panel=_INPUT, help="Default: on a terminal"),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=_INPUT, help="No progress, no summary")
+]
+LogprobsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_SAMPLING, help="Report them, with N alternatives"),
+]
+IgnoreEosOption = Annotated[
+    bool, typer.Option("--ignore-eos", rich_help_panel=_SAMPLING, help="Go on to --max-tokens")
+]
+CleanOption = Annotated[
+    bool, typer.Option("--clean", rich_help_panel=_SAMPLING, help="Strip control tokens")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(metavar="X", rich_help_panel=_SAMPLING, help="Longest time of a row"),
+]
+RetriesOption = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=_SAMPLING, help="After an error that may pass")
+]
