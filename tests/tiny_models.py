@@ -73,7 +73,7 @@ def make_bpe_model(
         weights: False writes the vocabulary and the sizes only.
         extra: More metadata, by key.
     """
-    tokens, merges = _train_bpe(corpus, n_vocab)
+    tokens, merges = train_bpe(corpus, n_vocab)
     types = [gguf.TokenType.NORMAL] * len(tokens)
     types += [gguf.TokenType.CONTROL] * len(control)
     types += [gguf.TokenType.USER_DEFINED] * len(user_defined)
@@ -123,7 +123,7 @@ def make_spm_model(
     return _finish(writer, shape or TinyShape(), len(tokens), True)
 
 
-def _train_bpe(corpus: Sequence[str], n_vocab: int) -> tuple[list[str], list[str]]:
+def train_bpe(corpus: Sequence[str], n_vocab: int) -> tuple[list[str], list[str]]:
     """Tokens in id order, and merges as GGUF writes them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
