@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,15 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamaherd.engine.plan import Chunk, Runner, StepPlan
-from reference import Reference, open_reference
-
-# The maker of models is shared with the tests, which lie beside this folder.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from arch_models import (
+from reference import (
     ARCHITECTURES,
     MIXTURES,
     PLAIN_TYPES,
+    Reference,
     make_arch_model,
+    open_arch_reference,
+    open_reference,
     random_tokens,
 )
 
@@ -255,9 +253,8 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for path, name, kind in models(arguments, Path(folder)):
-            family = "mistral" if name == "mistral" else None
-            rope = ARCHITECTURES[name].rope if name in ARCHITECTURES else None
-            reference = open_reference(path, family=family, rope=rope)
+            made = name in ARCHITECTURES
+            reference = open_arch_reference(path, name) if made else open_reference(path)
             for e in measure(path, name, kind, reference, arguments):
                 results.append(asdict(e))
                 print(f"{e.model:<12}{e.kind:<8}{e.engine:<18}{e.n_tokens:>7}", end="")

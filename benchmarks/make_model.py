@@ -225,8 +225,10 @@ def quantize_with_llama_cpp(source: Path, target: Path) -> None:
     """Quantize with llama.cpp's own mixture of types."""
     from llama_cpp import llama_cpp as C
 
-    silent = C.llama_log_callback(lambda level, text, user_data: None)
-    C.llama_log_set(silent, None)
+    # llama.cpp keeps the address, so the callback must live on.
+    global _silent
+    _silent = C.llama_log_callback(lambda level, text, user_data: None)
+    C.llama_log_set(_silent, None)
     params = C.llama_model_quantize_default_params()
     params.ftype = C.LLAMA_FTYPE_MOSTLY_Q4_K_M
     params.nthread = os.cpu_count() or 1

@@ -2,10 +2,16 @@
 
 `open_reference(path)` reads sizes and dequantized weights from the file, so that a comparison
 with an engine shows the error of its arithmetic and not that of the quantization.
+
+    python benchmarks/reference.py
+
+writes the logits that the tests compare engines with, which need no transformers then.
 """
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,31 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+
+# The maker of models is shared with the tests, which lie beside this folder.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from arch_models import (
+    ARCHITECTURES,
+    MIXTURES,
+    PLAIN_TYPES,
+    REFERENCE_FILE,
+    REFERENCE_POSITIONS,
+    REFERENCE_TYPES,
+    make_arch_model,
+    random_tokens,
+    reference_prompt,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "MIXTURES",
+    "PLAIN_TYPES",
+    "Reference",
+    "make_arch_model",
+    "open_arch_reference",
+    "open_reference",
+    "random_tokens",
+]
 
 Array = NDArray[np.float32]
 
@@ -102,6 +133,12 @@ def open_reference(
     if factors is not None and not rope:
         model.model.rotary_emb.inv_freq /= torch.from_numpy(factors)
     return Reference(model.eval())
+
+
+def open_arch_reference(path: Path, name: str) -> Reference:
+    """Read a file that `make_arch_model` made; the rotary scaling is transformers' own."""
+    family = name if name in CLASSES else None
+    return open_reference(path, family=family, rope=ARCHITECTURES[name].rope)
 
 
 class _Metadata:
@@ -210,3 +247,21 @@ def _unpermute(rows: Array, n_head: int) -> Array:
     """From interleaved rotary pairs back to halves."""
     pairs = rows.reshape(n_head, rows.shape[0] // n_head // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def main() -> None:
+    """Write the logits for the tests."""
+    prompt, results = reference_prompt(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ARCHITECTURES:
+            for kind in REFERENCE_TYPES:
+                path = make_arch_model(Path(folder) / f"{name}-{kind}.gguf", name, kind)
+                logits = open_arch_reference(path, name).logits(prompt)
+                results[f"{name} {kind}"] = logits[list(REFERENCE_POSITIONS)]
+    REFERENCE_FILE.parent.mkdir(exist_ok=True)
+    np.savez_compressed(REFERENCE_FILE, **results)
+    print(f"{REFERENCE_FILE}: {REFERENCE_FILE.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

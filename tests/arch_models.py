@@ -43,10 +43,19 @@ SEED = 1
 N_VOCAB = 515
 N_CTX = 512
 LOGIT_STD = 2.0
+# Mean weight of the norms behind blocks. These must outweigh the scaled embedding, or else every
+# token would predict itself, and no error of the layers would be seen in the probabilities.
+POST_NORM = 4.0
 # Types that gguf's own quantizers write; every matrix gets the one type.
 PLAIN_TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 # Mixtures that only llama.cpp's quantization makes; rows must be multiples of 256.
 MIXTURES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
+
+# Logits of transformers for `reference_prompt` after these positions, by "ARCHITECTURE TYPE".
+# Made with `python benchmarks/reference.py`.
+REFERENCE_FILE = Path(__file__).parent / "data" / "reference_logits.npz"
+REFERENCE_TYPES = ("F32", "Q8_0")
+REFERENCE_POSITIONS = (0, 1, 23, 65, 95)
 
 Array = NDArray[np.float32]
 
@@ -162,6 +171,11 @@ def make_arch_model(path: Path, name: str, kind: str = "F32", *, wide: bool = Fa
     return path
 
 
+def reference_prompt() -> list[int]:
+    """The text whose logits `REFERENCE_FILE` has, longer than Gemma's window."""
+    return random_tokens(0, REFERENCE_POSITIONS[-1] + 1)
+
+
 def random_tokens(seed: int, n: int) -> list[int]:
     """Token ids without control tokens, the same on every machine."""
     rng = np.random.Generator(np.random.PCG64([SEED, seed]))
@@ -203,7 +217,7 @@ def _layer(spec: ArchSpec, at: str) -> Iterator[tuple[str, Array]]:
             yield f"attn_{name}_norm.weight", _norm(f"{at}attn_{name}_norm", spec.head_dim)
     yield "attn_output.weight", _matrix(at + "attn_output", n_embd, n_q)
     if spec.has_post_norm:
-        yield "post_attention_norm.weight", _norm(at + "post_attention_norm", n_embd)
+        yield "post_attention_norm.weight", _norm(at + "post_attention_norm", n_embd, POST_NORM)
     yield "ffn_norm.weight", _norm(at + "ffn_norm", n_embd)
     if not spec.is_fused:
         yield "ffn_gate.weight", _matrix(at + "ffn_gate", spec.n_ff, n_embd)
@@ -211,7 +225,7 @@ def _layer(spec: ArchSpec, at: str) -> Iterator[tuple[str, Array]]:
     yield "ffn_up.weight", _matrix(at + "ffn_up", n_up, n_embd)
     yield "ffn_down.weight", _matrix(at + "ffn_down", n_embd, spec.n_ff)
     if spec.has_post_norm:
-        yield "post_ffw_norm.weight", _norm(at + "post_ffw_norm", n_embd)
+        yield "post_ffw_norm.weight", _norm(at + "post_ffw_norm", n_embd, POST_NORM)
 
 
 def _embedding(spec: ArchSpec) -> Array:
@@ -227,9 +241,9 @@ def _matrix(name: str, n_out: int, n_in: int) -> Array:
     return _noise(name, (n_out, n_in), n_in**-0.5)
 
 
-def _norm(name: str, n: int) -> Array:
+def _norm(name: str, n: int, mean: float = 1.0) -> Array:
     # transformers' Gemma adds 1 to what it stores; GGUF has the sum.
-    return np.float32(1) + _noise(name, (n,), 0.2)
+    return np.float32(mean) + _noise(name, (n,), 0.2)
 
 
 def _noise(name: str, shape: tuple[int, ...], std: float) -> Array:
@@ -334,10 +348,10 @@ def _add_vocabulary(writer: Any) -> None:
 
 
 def _quantize_with_llama_cpp(source: Path, target: Path, kind: str) -> None:
-    from llama_cpp import llama_cpp as C
+    from llamaherd.llama.binding import C
+    from llamaherd.llama.library import ensure_started
 
-    silent = C.llama_log_callback(lambda level, text, user_data: None)
-    C.llama_log_set(silent, None)
+    ensure_started(0)  # which also keeps llama.cpp's log away from the terminal
     params = C.llama_model_quantize_default_params()
     params.ftype = getattr(C, f"LLAMA_FTYPE_MOSTLY_{kind}")
     params.nthread = 1
