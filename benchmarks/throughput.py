@@ -26,7 +26,7 @@ import psutil
 
 from jobs import JOBS, Job, LlamaTokenizer, make_job
 from make_model import QUANTS, model_path
-from peers import PEERS, Setup
+from peers import PEERS, Setup, installed_peers
 
 OURS = "llamaherd"
 DISTURBED_CORES = 0.1
@@ -66,6 +66,7 @@ def main() -> None:
     model = arguments.model or model_path(arguments.quant)
     setup = Setup(arguments.threads, arguments.batch_size, arguments.slots)
     tokenizer = LlamaTokenizer(model)
+    peers = arguments.peers or installed_peers()
     print(f"{model.name}, {setup.n_threads} threads, {arguments.runs} runs each, in turn")
     report: dict[str, Any] = {
         "machine": machine_facts(),
@@ -75,7 +76,7 @@ def main() -> None:
     }
     for name in arguments.jobs:
         job = make_job(name, tokenizer, arguments.news_csv)
-        measured = measure(job, arguments.peers, arguments.runs, model, setup)
+        measured = measure(job, peers, arguments.runs, model, setup)
         print_job(job, measured, tokenizer)
         report["jobs"][name] = job_report(job, measured, tokenizer)
     if arguments.json:
@@ -94,7 +95,10 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument("--model", type=Path, help="a GGUF file; default: one that is made here")
     model.add_argument("--quant", choices=QUANTS, default="Q4_0", help="of the model made here")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), metavar="JOB")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="ENGINE")
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, metavar="ENGINE",
+        help=f"default: all that are installed of {', '.join(PEERS)}",
+    )  # fmt: skip
     parser.add_argument("--runs", type=int, default=3, help="runs of each engine on each job")
     n_cpus = len(psutil.Process().cpu_affinity() or [0]) if sys.platform == "linux" else None
     n_threads = n_cpus or os.cpu_count() or 2
@@ -173,7 +177,7 @@ def print_job(job: Job, measured: list[Measured], tokenizer: LlamaTokenizer) -> 
         f"({job.distinct_prompt_tokens} if nothing is computed twice), "
         f"{job.generated_tokens} generated"
     )
-    head = f"{'engine':<18}{'median s':>9}{'min':>8}{'max':>8}{'rows/s':>8}{'tokens/s':>10}"
+    head = f"{'engine':<20}{'median s':>9}{'min':>8}{'max':>8}{'rows/s':>8}{'tokens/s':>10}"
     print(f"{head}{'ours is':>9}{'equal rows':>12}{'MiB':>7}")
     ours = next((m for m in measured if m.peer == OURS), None)
     for m in measured:
@@ -184,7 +188,7 @@ def print_job(job: Job, measured: list[Measured], tokenizer: LlamaTokenizer) -> 
         n_tokens = job.prompt_tokens + job.generated_tokens
         mebibytes = max(run["peak_rss_bytes"] for run in m.runs) / 2**20
         print(
-            f"{m.peer:<18}{m.median:>9.2f}{min(m.seconds):>8.2f}{max(m.seconds):>8.2f}"
+            f"{m.peer:<20}{m.median:>9.2f}{min(m.seconds):>8.2f}{max(m.seconds):>8.2f}"
             f"{len(job.prompts) / m.median:>8.1f}{n_tokens / m.median:>10.0f}"
             f"{ratio:>9}{equal:>12}{mebibytes:>7.0f}{' ' + '*' * m.n_disturbed}"
         )
