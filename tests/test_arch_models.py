@@ -60,6 +60,43 @@ def test_llama_cpp_agrees_with_transformers(
     check_reference(logits_at_positions(runner), name, kind)
 
 
+@pytest.fixture
+def open_native() -> Iterator[Open]:
+    native = pytest.importorskip("llamaherd.runners.native")
+    weights = pytest.importorskip("llamaherd.runners.native_weights")
+    if reason := weights.why_unavailable():
+        pytest.skip(reason)
+    opened: list[Runner] = []
+
+    def open_it(path: Path) -> Runner:
+        options = native.NativeOptions(
+            n_slots=1,
+            n_tokens=256,
+            n_tokens_per_slot=256,
+            n_batch=128,
+            n_threads=1,
+            stack_size=1 << 20,
+            cores=None,
+            work_stealing=False,
+        )
+        loaded = weights.NativeWeights(path, n_threads=1, n_ctx=256)
+        opened.append(native.NativeRunner(loaded, options))
+        return opened[0]
+
+    yield open_it
+    for runner in opened:
+        runner.close()
+
+
+@pytest.mark.parametrize("kind", REFERENCE_TYPES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_native_agrees_with_transformers(
+    name: str, kind: str, tmp_path: Path, open_native: Open
+) -> None:
+    runner = open_native(make_arch_model(tmp_path / "model.gguf", name, kind))
+    check_reference(logits_at_positions(runner), name, kind)
+
+
 def logits_at_positions(runner: Runner) -> np.ndarray[Any, Any]:
     """Logits after `REFERENCE_POSITIONS`; what lies between is computed as a prompt."""
     prompt, rows, start = reference_prompt(), [], 0
