@@ -1,0 +1,491 @@
+#include "context.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+namespace llamaherd {
+namespace {
+
+// Rows that one thread takes through a layer at once: their activations stay in its second-level
+// cache, while a panel of weights is used for all of them.
+constexpr int kBlockRows = 64;
+// Attention tiles of one task.
+constexpr int kTaskTiles = 4;
+
+int ceil_div(int n, int divisor) { return (n + divisor - 1) / divisor; }
+
+// x += y for the outputs of a panel.
+void add_panel(float* x, const float* y) {
+    for (int i = 0; i < kPanel; i++) x[i] += y[i];
+}
+
+size_t tiles_bytes(const Matrix& matrix) {
+    return ActivationFormat(matrix.format()).tile_bytes(matrix.n_superblocks() * kSuperblock);
+}
+
+}  // namespace
+
+// One step. With many rows every thread takes blocks of them through a layer on its own, and
+// threads meet only around attention. With few rows all threads take part in every operation,
+// each with some of the outputs. Either way a row's own arithmetic is the same.
+class Context::Work {
+  public:
+    Work(Context& context, const Step& step, float* logits, size_t stride)
+        : c_(context), model_(context.model_), shape_(context.model_.shape()),
+          kernels_(context.model_.kernels()), step_(step), logits_(logits), stride_(stride),
+          n_rows_(int(step.tokens.size())) {
+        const int n_threads = c_.pool_.size();
+        is_split_by_rows_ = n_rows_ >= kBlockRows * n_threads;
+        const int n_blocks = round_up(ceil_div(n_rows_, kBlockRows), n_threads);
+        block_rows_ = is_split_by_rows_ ? round_up(ceil_div(n_rows_, n_blocks), kTileRows) : n_rows_;
+        positions_.resize(n_rows_);
+        chunk_of_.resize(n_rows_);
+        for (size_t i = 0; i < step.chunks.size(); i++) add_chunk(int(i));
+    }
+
+    // Every thread runs this.
+    void run(int thread) {
+        const int last = shape_.n_layer - 1;
+        each_block(thread, [&](Team team, Rows rows) {
+            embed(team, rows);
+            project(team, rows, 0);
+        });
+        for (int layer = 0; layer <= last; layer++) {
+            attend(thread, layer);
+            each_block(thread, [&](Team team, Rows rows) {
+                finish_layer(team, rows, layer);
+                if (layer < last) project(team, rows, layer + 1);
+            });
+        }
+        predict(thread);
+    }
+
+  private:
+    struct Rows {
+        int first, last;
+        int scratch;  // the first one's place in the scratch memory
+        int size() const { return last - first; }
+    };
+
+    // The threads that work on a block of rows together: one, or all.
+    struct Team {
+        ThreadPool* pool;
+        int thread;
+        bool is_alone;
+
+        int size() const { return is_alone ? 1 : pool->size(); }
+        template <typename Task>
+        void each(int n_tasks, Task&& task) const {
+            if (is_alone) {
+                for (int i = 0; i < n_tasks; i++) task(i);
+            } else {
+                pool->share(thread, n_tasks, task);
+            }
+        }
+    };
+
+    // Queries of one sequence and one head of keys, numbered by token, then by head of the group.
+    struct AttentionTask {
+        int chunk, kv_head, first, last;
+    };
+
+    void add_chunk(int index) {
+        const Chunk& chunk = step_.chunks[index];
+        for (int i = 0; i < chunk.n_rows; i++) {
+            positions_[chunk.first_row + i] = chunk.start + i;
+            chunk_of_[chunk.first_row + i] = index;
+        }
+        const int n_queries = chunk.n_rows * group_size();
+        constexpr int kStep = kAttentionRows * kTaskTiles;
+        for (int head = 0; head < shape_.n_head_kv; head++) {
+            for (int first = 0; first < n_queries; first += kStep) {
+                tasks_.push_back({index, head, first, std::min(first + kStep, n_queries)});
+            }
+        }
+    }
+
+    int group_size() const { return shape_.n_head / shape_.n_head_kv; }
+
+    template <typename Function>
+    void each_block(int thread, Function&& function) {
+        if (!is_split_by_rows_) {
+            function(Team{&c_.pool_, thread, false}, Rows{0, n_rows_, 0});
+            return;
+        }
+        const Team alone{&c_.pool_, thread, true};
+        c_.pool_.share(thread, ceil_div(n_rows_, block_rows_), [&](int block) {
+            const int first = block * block_rows_;
+            function(alone, Rows{first, std::min(first + block_rows_, n_rows_), thread * kBlockRows});
+        });
+    }
+
+    float* x(int row) const { return c_.x_.floats() + size_t(row) * shape_.n_embd_padded(); }
+    float* attended(int row) const {
+        return c_.attended_.floats() + size_t(row) * round_up(shape_.query_width(), kSuperblock);
+    }
+    float* projected(int scratch) const {
+        return c_.projected_.floats() + size_t(scratch) * (shape_.query_width() + 2 * shape_.kv_width());
+    }
+    float* hidden(int scratch) const {
+        return c_.hidden_.floats() + size_t(scratch) * shape_.n_ff_padded();
+    }
+    float* summed(int scratch) const {
+        return c_.summed_.floats() + size_t(scratch) * shape_.n_embd_padded();
+    }
+    float* row_buffer(int thread) const {
+        return c_.row_.floats() + size_t(thread) * shape_.n_embd_padded();
+    }
+    float* cosines(int kind, int row) const {
+        return c_.cosines_.floats() + (size_t(kind) * c_.options_.max_rows + row) * (shape_.n_rot / 2);
+    }
+    float* sines(int kind, int row) const {
+        return c_.sines_.floats() + (size_t(kind) * c_.options_.max_rows + row) * (shape_.n_rot / 2);
+    }
+
+    // ── activations and products ────────────────────────────────────────────────────────
+
+    uint8_t* tile(int which, int scratch) const {
+        return c_.tiles_[which].bytes() + c_.tile_stride_ * (scratch / kTileRows);
+    }
+
+    // Encodes rows for a matrix: `source(row)` gives a row's activations.
+    template <typename Source>
+    void encode(const Team& team, const Rows& rows, const Matrix& matrix, int which,
+                Source&& source) const {
+        const ActivationFormat format(matrix.format());
+        team.each(rows.size(), [&](int i) {
+            const int scratch = rows.scratch + i;
+            kernels_.encode(format, source(rows.first + i), matrix.n_superblocks() * kSuperblock,
+                            tile(which, scratch), scratch % kTileRows);
+        });
+    }
+
+    const float* normed(int thread, int row, const Buffer& weight) const {
+        float* out = row_buffer(thread);
+        kernels_.rms_norm(x(row), weight.floats(), shape_.n_embd, shape_.norm_eps, out);
+        return out;
+    }
+
+    // Calls `store(first scratch row, rows, first output, sums)` for every tile of the product.
+    template <typename Store>
+    void multiply(const Team& team, const Rows& rows, const Matrix& matrix, int which,
+                  Store&& store) const {
+        const int n_panels = matrix.n_panels();
+        const int step = std::max(1, n_panels / (team.size() * 6));
+        team.each(ceil_div(n_panels, step), [&](int task) {
+            alignas(64) float sums[kTileRows * kPanel];
+            const int last = std::min((task + 1) * step, n_panels);
+            for (int panel = task * step; panel < last; panel++) {
+                for (int i = 0; i < rows.size(); i += kTileRows) {
+                    const int n = std::min(kTileRows, rows.size() - i);
+                    kernels_.multiply(matrix.coding, matrix.panel(panel),
+                                      tile(which, rows.scratch + i), matrix.n_superblocks(),
+                                      n, sums);
+                    store(i, n, panel * kPanel, sums);
+                }
+            }
+        });
+    }
+
+    // Adds a product, normalized first if the architecture wants that, to the residual stream.
+    void add_product(const Team& team, const Rows& rows, const Matrix& matrix, const Buffer& bias,
+                     const Buffer& post_norm) const {
+        const bool is_direct = !post_norm.bytes();
+        multiply(team, rows, matrix, 0, [&](int i, int n, int output, float* sums) {
+            for (int r = 0; r < n; r++) {
+                float* sum = sums + r * kPanel;
+                if (bias.bytes()) add_panel(sum, bias.floats() + output);
+                if (is_direct) add_panel(x(rows.first + i + r) + output, sum);
+                else std::memcpy(summed(rows.scratch + i + r) + output, sum, kPanel * 4);
+            }
+        });
+        if (is_direct) return;
+        team.each(rows.size(), [&](int i) {
+            float* sum = summed(rows.scratch + i);
+            kernels_.rms_norm(sum, post_norm.floats(), shape_.n_embd, shape_.norm_eps, sum);
+            kernels_.add(x(rows.first + i), sum, shape_.n_embd);
+        });
+    }
+
+    // ── stages of a layer ───────────────────────────────────────────────────────────────
+
+    void embed(const Team& team, const Rows& rows) const {
+        team.each(rows.size(), [&](int i) {
+            const int row = rows.first + i;
+            model_.embed(step_.tokens[row], x(row));
+            const auto& kinds = c_.options_.rope_frequencies;
+            for (int kind = 0; kind < int(kinds.size()); kind++) {
+                for (int pair = 0; pair < shape_.n_rot / 2; pair++) {
+                    const double angle = positions_[row] * kinds[kind][pair];
+                    cosines(kind, row)[pair] = float(std::cos(angle)) * c_.options_.rope_scale;
+                    sines(kind, row)[pair] = float(std::sin(angle)) * c_.options_.rope_scale;
+                }
+            }
+        });
+    }
+
+    // Queries, keys and values of a layer; the last two go to the cache.
+    void project(const Team& team, const Rows& rows, int index) const {
+        const Layer& layer = model_.layer(index);
+        const Matrix* matrices[] = {&layer.q, &layer.k, &layer.v};
+        const Buffer* biases[] = {&layer.q_bias, &layer.k_bias, &layer.v_bias};
+        const int begins[] = {0, shape_.query_width(), shape_.query_width() + shape_.kv_width()};
+        const Matrix* encoded = nullptr;
+        for (int m = 0; m < 3; m++) {
+            const Matrix& matrix = *matrices[m];
+            if (!encoded || !(ActivationFormat(encoded->format()) == ActivationFormat(matrix.format()))) {
+                encode(team, rows, matrix, 0,
+                       [&](int row) { return normed(team.thread, row, layer.attention_norm); });
+                encoded = &matrix;
+            }
+            multiply(team, rows, matrix, 0, [&](int i, int n, int output, float* sums) {
+                for (int r = 0; r < n; r++) {
+                    float* sum = sums + r * kPanel;
+                    if (biases[m]->bytes()) add_panel(sum, biases[m]->floats() + output);
+                    std::memcpy(projected(rows.scratch + i + r) + begins[m] + output, sum, kPanel * 4);
+                }
+            });
+        }
+        team.each(rows.size(), [&](int i) { remember(rows.first + i, rows.scratch + i, index); });
+    }
+
+    // Turns a row's queries and keys, and stores queries, keys and values as int16.
+    void remember(int row, int scratch, int index) const {
+        const Layer& layer = model_.layer(index);
+        float* values = projected(scratch);
+        const int dim = shape_.head_dim, kind = shape_.rope_kinds[index];
+        const auto turn = [&](float* head, const Buffer& norm) {
+            if (norm.bytes()) kernels_.rms_norm(head, norm.floats(), dim, shape_.norm_eps, head);
+            kernels_.rotate(head, cosines(kind, row), sines(kind, row), shape_.n_rot / 2);
+        };
+        int16_t* queries = query(row, 0);
+        float* scales = c_.query_scales_.floats() + size_t(row) * shape_.n_head;
+        for (int head = 0; head < shape_.n_head; head++, values += dim, queries += dim) {
+            turn(values, layer.q_norm);
+            scales[head] = kernels_.quantize(values, dim, kQueryLength, queries) * shape_.attention_scale;
+        }
+        const Chunk& chunk = step_.chunks[chunk_of_[row]];
+        const int position = positions_[row];
+        uint8_t* block = c_.cache_.bytes() +
+                         shape_.kv_block_bytes() * chunk.blocks[position / kKvBlock] + layer_offset(index);
+        for (int head = 0; head < shape_.n_head_kv; head++, values += dim) {
+            turn(values, layer.k_norm);
+            store_kv(values, values + shape_.kv_width(),
+                     block + KvHeadBlock::n_bytes(dim) * head, position % kKvBlock);
+        }
+    }
+
+    int16_t* query(int row, int head) const {
+        return reinterpret_cast<int16_t*>(c_.queries_.bytes()) +
+               (size_t(row) * shape_.n_head + head) * shape_.head_dim;
+    }
+
+    size_t layer_offset(int index) const {
+        return KvHeadBlock::n_bytes(shape_.head_dim) * shape_.n_head_kv * index;
+    }
+
+    void store_kv(const float* key, const float* value, uint8_t* block, int place) const {
+        const int dim = shape_.head_dim;
+        alignas(64) int16_t rounded[kMaxHeadDim];
+        const float key_scale = kernels_.quantize(key, dim, kKeyLength, rounded);
+        for (int d = 0; d < dim; d += 2) {
+            std::memcpy(block + (size_t(d / 2) * kKvBlock + place) * 4, rounded + d, 4);
+        }
+        const float no_limit = std::numeric_limits<float>::max();
+        const float value_scale = kernels_.quantize(value, dim, no_limit, rounded);
+        auto* values = reinterpret_cast<int16_t*>(block + KvHeadBlock::values_at(dim)) +
+                       size_t(place / 2) * dim * 2 + place % 2;
+        for (int d = 0; d < dim; d++) values[d * 2] = rounded[d];
+        std::memcpy(block + KvHeadBlock::key_scales_at(dim) + place * 4, &key_scale, 4);
+        std::memcpy(block + KvHeadBlock::value_scales_at(dim) + place * 4, &value_scale, 4);
+    }
+
+    void attend(int thread, int layer) {
+        c_.pool_.share(thread, int(tasks_.size()), [&](int index) {
+            const AttentionTask& task = tasks_[index];
+            for (int first = task.first; first < task.last; first += kAttentionRows) {
+                attend_tile(thread, layer, task, first, std::min(first + kAttentionRows, task.last));
+            }
+        });
+    }
+
+    void attend_tile(int thread, int layer, const AttentionTask& task, int first, int last) const {
+        const Chunk& chunk = step_.chunks[task.chunk];
+        const int group = group_size(), window = shape_.windows[layer];
+        AttentionTile tile;
+        tile.n_rows = last - first;
+        tile.head_dim = shape_.head_dim;
+        for (int i = 0; i < tile.n_rows; i++) {
+            const int row = chunk.first_row + (first + i) / group;
+            const int head = task.kv_head * group + (first + i) % group;
+            tile.queries[i] = query(row, head);
+            tile.query_scales[i] = c_.query_scales_.floats()[size_t(row) * shape_.n_head + head];
+            tile.n_keys[i] = positions_[row] + 1;
+            tile.first_key[i] = window ? std::max(0, tile.n_keys[i] - window) : 0;
+            tile.outputs[i] = attended(row) + head * shape_.head_dim;
+        }
+        tile.cache = c_.cache_.bytes() + layer_offset(layer) +
+                     KvHeadBlock::n_bytes(shape_.head_dim) * task.kv_head;
+        tile.block_stride = shape_.kv_block_bytes();
+        tile.blocks = chunk.blocks;
+        tile.softcap = shape_.attention_softcap;
+        tile.scores_stride = round_up(c_.options_.max_tokens, kKvBlock);
+        tile.scores = c_.scores_.floats() + tile.scores_stride * kAttentionRows * thread;
+        kernels_.attend(tile);
+    }
+
+    void finish_layer(const Team& team, const Rows& rows, int index) const {
+        const Layer& layer = model_.layer(index);
+        encode(team, rows, layer.output, 0, [&](int row) { return attended(row); });
+        add_product(team, rows, layer.output, layer.output_bias, layer.post_attention_norm);
+        feed_forward(team, rows, layer);
+    }
+
+    void feed_forward(const Team& team, const Rows& rows, const Layer& layer) const {
+        const auto source = [&](int row) { return normed(team.thread, row, layer.ffn_norm); };
+        encode(team, rows, layer.gate, 0, source);
+        const bool is_shared =
+            ActivationFormat(layer.gate.format()) == ActivationFormat(layer.up.format());
+        if (!is_shared) encode(team, rows, layer.up, 1, source);
+        multiply(team, rows, layer.gate, 0, [&](int i, int n, int output, float* gates) {
+            alignas(64) float ups[kTileRows * kPanel];
+            const int which = is_shared ? 0 : 1;
+            kernels_.multiply(layer.up.coding, layer.up.panel(output / kPanel),
+                              tile(which, rows.scratch + i), layer.up.n_superblocks(), n, ups);
+            kernels_.gate(shape_.gate, gates, ups, n * kPanel, gates);
+            for (int r = 0; r < n; r++) {
+                std::memcpy(hidden(rows.scratch + i + r) + output, gates + r * kPanel, kPanel * 4);
+            }
+        });
+        encode(team, rows, layer.down, 0,
+               [&](int row) { return hidden(rows.scratch + row - rows.first); });
+        add_product(team, rows, layer.down, Buffer(), layer.post_ffn_norm);
+    }
+
+    // Logits of the rows that want them, some rows at a time.
+    void predict(int thread) const {
+        const int n_outputs = int(step_.outputs.size());
+        const int n_most = kBlockRows * c_.pool_.size();
+        const Team all{&c_.pool_, thread, false};
+        for (int first = 0; first < n_outputs; first += n_most) {
+            const Rows rows{first, std::min(first + n_most, n_outputs), 0};
+            encode(all, rows, model_.head(), 0, [&](int i) {
+                float* out = row_buffer(thread);
+                kernels_.rms_norm(x(step_.outputs[i]), model_.output_norm(), shape_.n_embd,
+                                  shape_.norm_eps, out);
+                return out;
+            });
+            multiply(all, rows, model_.head(), 0, [&](int i, int n, int output, float* sums) {
+                for (int r = 0; r < n; r++) {
+                    float* out = logits_ + stride_ * (first + i + r) + output;
+                    std::memcpy(out, sums + r * kPanel, kPanel * 4);
+                    if (shape_.logit_softcap > 0) cap(out);
+                }
+            });
+        }
+    }
+
+    void cap(float* logits) const {
+        const float limit = shape_.logit_softcap;
+        for (int i = 0; i < kPanel; i++) logits[i] = limit * std::tanh(logits[i] / limit);
+    }
+
+    Context& c_;
+    const Model& model_;
+    const Shape& shape_;
+    const Kernels& kernels_;
+    const Step& step_;
+    float* logits_;
+    size_t stride_;
+    int n_rows_;
+    bool is_split_by_rows_;
+    int block_rows_;
+    std::vector<int> positions_, chunk_of_;
+    std::vector<AttentionTask> tasks_;
+};
+
+Context::Context(const Model& model, ContextOptions options)
+    : model_(model), options_(std::move(options)),
+      pool_(options_.n_threads, options_.stack_bytes, options_.cores, options_.work_stealing) {
+    const Shape& s = model.shape();
+    for (const auto& kind : options_.rope_frequencies) {
+        if (int(kind.size()) != s.n_rot / 2) throw std::invalid_argument("rope frequencies");
+    }
+    for (int kind : s.rope_kinds) {
+        if (kind < 0 || kind >= int(options_.rope_frequencies.size())) {
+            throw std::invalid_argument("rope kind");
+        }
+    }
+    cache_ = Buffer(s.kv_block_bytes() * options_.n_blocks);
+    const size_t n_rows = round_up(options_.max_rows, kTileRows);
+    const size_t n_scratch = size_t(kBlockRows) * pool_.size(), n_threads = pool_.size();
+    const auto floats = [](size_t n, size_t width) { return Buffer(n * width * sizeof(float)); };
+    x_ = floats(n_rows, s.n_embd_padded());
+    queries_ = Buffer(n_rows * s.query_width() * sizeof(int16_t));
+    query_scales_ = floats(n_rows, s.n_head);
+    attended_ = floats(n_rows, round_up(s.query_width(), kSuperblock));
+    const size_t n_angles = size_t(s.n_rot / 2) * options_.rope_frequencies.size();
+    cosines_ = floats(options_.max_rows, n_angles);
+    sines_ = floats(options_.max_rows, n_angles);
+    projected_ = floats(n_scratch, s.query_width() + 2 * s.kv_width());
+    hidden_ = floats(n_scratch, s.n_ff_padded());
+    summed_ = floats(n_scratch, s.n_embd_padded());
+    tile_stride_ = tiles_bytes(model.head());
+    for (int i = 0; i < s.n_layer; i++) {
+        const Layer& layer = model.layer(i);
+        for (const Matrix* m : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up,
+                                &layer.down}) {
+            tile_stride_ = std::max(tile_stride_, tiles_bytes(*m));
+        }
+    }
+    for (Buffer& tiles : tiles_) tiles = Buffer(tile_stride_ * (n_scratch / kTileRows));
+    row_ = floats(n_threads, s.n_embd_padded());
+    scores_ = floats(n_threads * kAttentionRows, round_up(options_.max_tokens, kKvBlock));
+}
+
+void Context::execute(const Step& step, float* logits, size_t stride) {
+    check(step, stride);
+    if (step.tokens.empty()) return;
+    Work work(*this, step, logits, stride);
+    pool_.run([&](int thread) { work.run(thread); });
+}
+
+void Context::copy_block(int from, int to) {
+    if (std::min(from, to) < 0 || std::max(from, to) >= options_.n_blocks) {
+        throw std::invalid_argument("there is no such block");
+    }
+    const size_t n = model_.shape().kv_block_bytes();
+    std::memcpy(cache_.bytes() + n * to, cache_.bytes() + n * from, n);
+}
+
+// Nothing that comes from outside may make native code read or write where it should not.
+void Context::check(const Step& step, size_t stride) const {
+    const auto expect = [](bool holds, const char* problem) {
+        if (!holds) throw std::invalid_argument(problem);
+    };
+    const int n_rows = int(step.tokens.size());
+    expect(n_rows <= options_.max_rows, "more tokens than a step may have");
+    expect(stride % kPanel == 0 && stride >= size_t(model_.shape().n_vocab), "logits are too narrow");
+    for (int token : step.tokens) {
+        expect(token >= 0 && token < model_.shape().n_vocab, "a token is not in the vocabulary");
+    }
+    int next = 0;
+    for (const Chunk& chunk : step.chunks) {
+        expect(chunk.first_row == next && chunk.n_rows > 0, "chunks are not in order");
+        next += chunk.n_rows;
+        expect(chunk.start >= 0 && chunk.start <= options_.max_tokens - chunk.n_rows,
+               "a sequence is longer than the context");
+        const int n_blocks = ceil_div(chunk.start + chunk.n_rows, kKvBlock);
+        for (int i = 0; i < n_blocks; i++) {
+            expect(chunk.blocks[i] >= 0 && chunk.blocks[i] < options_.n_blocks, "there is no such block");
+        }
+    }
+    expect(next == n_rows, "chunks do not cover the tokens");
+    expect(int(step.outputs.size()) <= options_.max_outputs, "more outputs than a step may have");
+    for (int row : step.outputs) expect(row >= 0 && row < n_rows, "an output is no row of the step");
+}
+
+}  // namespace llamaherd

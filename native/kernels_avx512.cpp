@@ -1,0 +1,622 @@
+// AVX-512 with VNNI: Ice Lake, Zen 4 and newer.
+#include <immintrin.h>
+
+#include <cstring>
+#include <utility>
+
+#include "kernels.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
+namespace llamaherd {
+namespace {
+
+constexpr int kLanes = 16;
+
+typedef int __attribute__((may_alias)) aliased_int;
+
+// Sums of integers begin at the bits of 1.5 * 2^23. As a float the result is that number plus the
+// sum, exactly, since it stays below 2^22; and a subtraction, unlike a conversion, does not take
+// the multipliers' time.
+constexpr int kExactStart = 0x4b400000;
+constexpr float kExactStartFloat = 12582912.0f;
+
+// f(0), f(1) ... f(N-1) with constant arguments, so that small arrays live in registers. GCC does
+// not always unroll a loop completely, even when told to.
+template <int N, typename Function>
+ALWAYS_INLINE void repeat(Function&& function) {
+    [&]<int... I>(std::integer_sequence<int, I...>) INLINE_LAMBDA {
+        (function(std::integral_constant<int, I>{}), ...);
+    }(std::make_integer_sequence<int, N>{});
+}
+
+// GCC does not fold a broadcast from memory into the instruction, which costs a third of the speed.
+ALWAYS_INLINE __m512i dot_bytes(__m512i sum, __m512i weights, const uint8_t* four) {
+    asm("vpdpbusd %2%{1to16%}, %1, %0"
+        : "+v"(sum)
+        : "v"(weights), "m"(*reinterpret_cast<const aliased_int*>(four)));
+    return sum;
+}
+
+ALWAYS_INLINE __m512i dot_shorts(__m512i sum, __m512i vector, __m512i pairs) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(vector), "v"(pairs));
+    return sum;
+}
+
+#define prefetch(at, hint) _mm_prefetch(reinterpret_cast<const char*>(at), hint)
+
+// e^x to about 1e-7; exactly 0 below -87 (and for -infinity).
+ALWAYS_INLINE __m512 exponential(__m512 x) {
+    const __mmask16 tiny = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_LT_OQ);
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+    return _mm512_maskz_mov_ps(_mm512_knot(tiny), _mm512_scalef_ps(p, n));
+}
+
+// 2^x to about 2e-7 for x <= 0; exactly 0 for numbers like kMasked.
+ALWAYS_INLINE __m512 power_of_two(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(x, 8);
+    const __m512 r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.33390360e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61834299e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.55033284e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40226507e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93147182e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+// ── activations ────────────────────────────────────────────────────────────────────────────
+
+ALWAYS_INLINE int sum_of_16(__m128i bytes) {
+    const __m128i sums = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), bytes);
+    const __m128i pairs = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1)));
+}
+
+void encode_quantized(const ActivationFormat& format, const float* x, int n_inputs, uint8_t* tile,
+                      int row) {
+    for (int k = 0; k < n_inputs; k += kGroup, tile += ActivationFormat::kGroupBytes) {
+        const __m512 x0 = _mm512_loadu_ps(x + k), x1 = _mm512_loadu_ps(x + k + 16);
+        const float largest =
+            _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
+        const float scale = largest / 127.0f;
+        const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+        const __m128i q0 = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse)));
+        const __m128i q1 = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse)));
+        _mm_store_si128(reinterpret_cast<__m128i*>(tile + row * kGroup), q0);
+        _mm_store_si128(reinterpret_cast<__m128i*>(tile + row * kGroup + 16), q1);
+        float* scales = reinterpret_cast<float*>(tile + kTileRows * kGroup);
+        scales[row] = scale;
+        int sums[2] = {sum_of_16(q0), sum_of_16(q1)};
+        if (format.halves == 1) sums[0] += sums[1];
+        for (int h = 0; h < 2; h++) {
+            float* extras = scales + kTileRows * (1 + h);
+            const int start = kExactStart - format.zero_point * sums[h];
+            if (format.has_min) extras[row] = scale * float(sums[h]);
+            else std::memcpy(extras + row, &start, 4);
+        }
+    }
+}
+
+void encode(const ActivationFormat& format, const float* x, int n_inputs, uint8_t* tile, int row) {
+    if (format.is_float) {
+        std::memcpy(reinterpret_cast<float*>(tile) + size_t(row) * n_inputs, x, n_inputs * 4);
+    } else {
+        encode_quantized(format, x, n_inputs, tile, row);
+    }
+}
+
+// ── matrix products ────────────────────────────────────────────────────────────────────────
+
+// The eight vectors of a group: vector j holds values 4j .. 4j+3 of 16 outputs.
+template <int BITS>
+ALWAYS_INLINE void unpack(const uint8_t* group, __m512i (&out)[8]) {
+    if constexpr (BITS == 8) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) out[j] = _mm512_load_si512(group + j * 64);
+    } else {
+        const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            const __m512i both = _mm512_load_si512(group + t * 64);
+            out[t] = _mm512_and_si512(both, low);
+            out[t + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        }
+#pragma GCC unroll 2
+        for (int bit = 4; bit < BITS; bit++) {
+            const __m512i value = _mm512_set1_epi8(char(1 << bit));
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) {
+                uint64_t word;
+                std::memcpy(&word, group + 256 + (bit - 4) * 64 + j * 8, 8);
+                out[j] = _mm512_mask_or_epi32(out[j], 0xffff, out[j],
+                                              _mm512_maskz_mov_epi8(_cvtu64_mask64(word), value));
+            }
+        }
+    }
+}
+
+// One half of a group (or all of it) for four rows: dot products, then into the float sums.
+template <int ROWS, int FIRST, int LAST, bool MIN>
+ALWAYS_INLINE void add_rows(const __m512i (&weights)[8], __m512 scale, __m512 min,
+                            const uint8_t* bytes, const float* scales, const float* extras,
+                            __m512* sums) {
+    __m512i dots[ROWS];
+#pragma GCC unroll 4
+    for (int i = 0; i < ROWS; i++) {
+        int start = kExactStart;
+        if constexpr (!MIN) std::memcpy(&start, extras + i, 4);
+        dots[i] = _mm512_set1_epi32(start);
+    }
+#pragma GCC unroll 8
+    for (int j = FIRST; j < LAST; j++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++) {
+            dots[i] = dot_bytes(dots[i], weights[j], bytes + i * kGroup + j * 4);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < ROWS; i++) {
+        const __m512 dot =
+            _mm512_sub_ps(_mm512_castsi512_ps(dots[i]), _mm512_set1_ps(kExactStartFloat));
+        const __m512 scaled = _mm512_mul_ps(scale, _mm512_set1_ps(scales[i]));
+        sums[i] = _mm512_fmadd_ps(dot, scaled, sums[i]);
+        if constexpr (MIN) sums[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(extras[i]), sums[i]);
+    }
+}
+
+template <int ROWS, int FIRST, int LAST, bool MIN>
+ALWAYS_INLINE void add_group(const __m512i (&weights)[8], const uint8_t* scale_at,
+                             const uint8_t* min_at, const uint8_t* tile, int half, __m512* sums) {
+    const auto load = [](const uint8_t* at) {
+        return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
+    };
+    const __m512 scale = load(scale_at);
+    const __m512 min = MIN ? load(min_at) : _mm512_setzero_ps();
+    const float* scales = reinterpret_cast<const float*>(tile + kTileRows * kGroup);
+    const float* extras = scales + kTileRows * (1 + half);
+    constexpr int kStep = ROWS < 4 ? ROWS : (ROWS % 4 ? 2 : 4);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r += kStep) {
+        add_rows<kStep, FIRST, LAST, MIN>(weights, scale, min, tile + r * kGroup, scales + r,
+                                          extras + r, sums + r);
+    }
+}
+
+template <int ROWS, Coding CODING>
+void multiply_quantized(const uint8_t* panel, const uint8_t* tile, int n_superblocks, float* out) {
+    constexpr Format kFormat = kFormats[int(CODING)];
+    constexpr size_t kValues = size_t(kFormat.bits) * 64;
+    constexpr size_t kScales = size_t(kFormat.halves) * 32;
+    constexpr size_t kSize = 2 * (kValues + kScales * (kFormat.has_min ? 2 : 1));
+    // Far enough ahead for the memory, near enough to stay in the first-level cache.
+    constexpr size_t kAhead = 2304;
+    __m512 sums[ROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) sums[i] = _mm512_setzero_ps();
+    for (int s = 0; s < n_superblocks; s++, panel += kSize) {
+#pragma GCC unroll 1
+        for (int odd = 0; odd < 2; odd++, tile += ActivationFormat::kGroupBytes) {
+            __m512i weights[8];
+#pragma GCC unroll 16
+            for (size_t i = 0; i < kSize / 2; i += 64) {
+                prefetch(panel + kAhead + odd * kSize / 2 + i, _MM_HINT_T0);
+            }
+            unpack<kFormat.bits>(panel + odd * kValues, weights);
+            const uint8_t* scales = panel + 2 * kValues + odd * kScales;
+            const uint8_t* mins = scales + 2 * kScales;
+            constexpr bool kMin = kFormat.has_min;
+            if constexpr (kFormat.halves == 1) {
+                add_group<ROWS, 0, 8, kMin>(weights, scales, mins, tile, 0, sums);
+            } else {
+                add_group<ROWS, 0, 4, kMin>(weights, scales, mins, tile, 0, sums);
+                add_group<ROWS, 4, 8, kMin>(weights, scales + 32, mins + 32, tile, 1, sums);
+            }
+        }
+    }
+    const __m512 unbias = _mm512_set1_ps(1.0f / kScaleBias);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+        _mm512_storeu_ps(out + i * kPanel, _mm512_mul_ps(sums[i], unbias));
+    }
+}
+
+template <Coding CODING>
+ALWAYS_INLINE __m512 load_weights(const uint8_t* panel, size_t k) {
+    if constexpr (CODING == Coding::kFloat32) return _mm512_loadu_ps(panel + k * 64);
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + k * 32));
+    if constexpr (CODING == Coding::kFloat16) return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+template <int ROWS, Coding CODING>
+void multiply_floats(const uint8_t* panel, const uint8_t* tile, int n_superblocks, float* out) {
+    const size_t n_inputs = size_t(n_superblocks) * kSuperblock;
+    const float* x = reinterpret_cast<const float*>(tile);
+    __m512 sums[ROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) sums[i] = _mm512_setzero_ps();
+    for (size_t k = 0; k < n_inputs; k++) {
+        const __m512 weights = load_weights<CODING>(panel, k);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; i++) {
+            sums[i] = _mm512_fmadd_ps(weights, _mm512_set1_ps(x[i * n_inputs + k]), sums[i]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) _mm512_storeu_ps(out + i * kPanel, sums[i]);
+}
+
+template <int ROWS, Coding CODING>
+void multiply_tile(const uint8_t* panel, const uint8_t* tile, int n_superblocks, float* out) {
+    if constexpr (kFormats[int(CODING)].bits >= 16) {
+        multiply_floats<ROWS, CODING>(panel, tile, n_superblocks, out);
+    } else {
+        multiply_quantized<ROWS, CODING>(panel, tile, n_superblocks, out);
+    }
+}
+
+template <Coding CODING>
+void multiply_rows(const uint8_t* panel, const uint8_t* tile, int n_superblocks, int n_rows,
+                   float* out) {
+    // Rows between these sizes ride along: their sums are computed and not used.
+    if (n_rows == 1) multiply_tile<1, CODING>(panel, tile, n_superblocks, out);
+    else if (n_rows == 2) multiply_tile<2, CODING>(panel, tile, n_superblocks, out);
+    else if (n_rows <= 4) multiply_tile<4, CODING>(panel, tile, n_superblocks, out);
+    else if (n_rows <= 6) multiply_tile<6, CODING>(panel, tile, n_superblocks, out);
+    else if (n_rows <= 8) multiply_tile<8, CODING>(panel, tile, n_superblocks, out);
+    else if (n_rows <= 12) multiply_tile<12, CODING>(panel, tile, n_superblocks, out);
+    else multiply_tile<16, CODING>(panel, tile, n_superblocks, out);
+}
+
+void multiply(Coding coding, const uint8_t* panel, const uint8_t* tile, int n_superblocks,
+              int n_rows, float* out) {
+    using Function = void (*)(const uint8_t*, const uint8_t*, int, int, float*);
+    static constexpr Function kTable[kCodings] = {
+        multiply_rows<Coding::kZero4>,    multiply_rows<Coding::kMin4>,
+        multiply_rows<Coding::kZero5>,    multiply_rows<Coding::kMin5>,
+        multiply_rows<Coding::kZero8>,    multiply_rows<Coding::kHalf6>,
+        multiply_rows<Coding::kHalf4>,    multiply_rows<Coding::kHalfMin4>,
+        multiply_rows<Coding::kFloat16>,  multiply_rows<Coding::kBfloat16>,
+        multiply_rows<Coding::kFloat32>,
+    };
+    kTable[int(coding)](panel, tile, n_superblocks, n_rows, out);
+}
+
+// ── rows ───────────────────────────────────────────────────────────────────────────────────
+
+void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
+    __m512 squares = _mm512_setzero_ps();
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        squares = _mm512_fmadd_ps(v, v, squares);
+    }
+    const float mean = _mm512_reduce_add_ps(squares) / float(n);
+    const __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(mean + eps));
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), factor);
+        _mm512_storeu_ps(out + i, _mm512_mul_ps(scaled, _mm512_loadu_ps(weight + i)));
+    }
+}
+
+void add(float* x, const float* y, int n) {
+    for (int i = 0; i < n; i += kLanes) {
+        _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
+    }
+}
+
+void rotate(float* head, const float* cosines, const float* sines, int n_pairs) {
+    for (int i = 0; i < n_pairs; i += kLanes) {
+        const __mmask16 mask = n_pairs - i >= kLanes ? 0xffff : __mmask16((1 << (n_pairs - i)) - 1);
+        const __m512 a = _mm512_maskz_loadu_ps(mask, head + i);
+        const __m512 b = _mm512_maskz_loadu_ps(mask, head + n_pairs + i);
+        const __m512 c = _mm512_maskz_loadu_ps(mask, cosines + i);
+        const __m512 s = _mm512_maskz_loadu_ps(mask, sines + i);
+        _mm512_mask_storeu_ps(head + i, mask, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(head + n_pairs + i, mask, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
+    }
+}
+
+void gate(Gate kind, const float* g, const float* u, int n, float* out) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512 x = _mm512_loadu_ps(g + i);
+        __m512 z = x;
+        if (kind == Gate::kGelu) {
+            // 0.5 (1 + tanh y) = 1 / (1 + e^(-2y))
+            const __m512 cubic =
+                _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), one);
+            z = _mm512_mul_ps(_mm512_mul_ps(x, cubic), _mm512_set1_ps(1.5957691216f));
+        }
+        const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), z));
+        const __m512 y = _mm512_div_ps(x, _mm512_add_ps(one, e));
+        _mm512_storeu_ps(out + i, _mm512_mul_ps(y, _mm512_loadu_ps(u + i)));
+    }
+}
+
+float quantize(const float* x, int n, float length, int16_t* out) {
+    __m512 squares = _mm512_setzero_ps(), largest = _mm512_setzero_ps();
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        squares = _mm512_fmadd_ps(v, v, squares);
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(v));
+    }
+    const float by_length = __builtin_sqrtf(_mm512_reduce_add_ps(squares)) / length;
+    const float by_value = _mm512_reduce_max_ps(largest) / kInt16Max;
+    const float scale = by_length > by_value ? by_length : by_value;
+    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f);
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm512_cvtsepi32_epi16(rounded));
+    }
+    return scale;
+}
+
+// ── attention ──────────────────────────────────────────────────────────────────────────────
+
+struct KeyRange {
+    int first_block, last_block;  // blocks [first, last) that any row sees
+    int n_keys;                   // most keys that any row sees
+};
+
+KeyRange key_range(const AttentionTile& tile) {
+    int first = tile.first_key[0], last = tile.n_keys[0];
+    for (int i = 1; i < tile.n_rows; i++) {
+        first = tile.first_key[i] < first ? tile.first_key[i] : first;
+        last = tile.n_keys[i] > last ? tile.n_keys[i] : last;
+    }
+    return {first / kKvBlock, (last + kKvBlock - 1) / kKvBlock, last};
+}
+
+// A score far below any other.
+constexpr float kMasked = -1e30f;
+constexpr float kLog2E = 1.4426950408889634f;
+
+ALWAYS_INLINE __m512 visible(const AttentionTile& tile, int row, int first_key, __m512 scores) {
+    const __m512i keys = _mm512_add_epi32(
+        _mm512_set1_epi32(first_key),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __mmask16 mask =
+        _mm512_cmplt_epi32_mask(keys, _mm512_set1_epi32(tile.n_keys[row])) &
+        _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(tile.first_key[row]));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(kMasked), mask, scores);
+}
+
+// cap tanh(x / cap), by way of e^(2x / cap)
+ALWAYS_INLINE __m512 soft_capped(__m512 x, float cap) {
+    const __m512 one = _mm512_set1_ps(1.0f), limit = _mm512_set1_ps(cap);
+    const __m512 e = exponential(_mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap)));
+    return _mm512_mul_ps(limit, _mm512_div_ps(_mm512_sub_ps(e, one), _mm512_add_ps(e, one)));
+}
+
+// Dot products of all rows with the 32 keys of a block: sums[0] for the first 16, sums[1] for the
+// others.
+template <int ROWS>
+ALWAYS_INLINE void dot_keys(const uint8_t* block, const uint8_t* next_block, int head_dim,
+                            const int32_t (*queries)[ROWS], __m512i (&sums)[2][ROWS]) {
+    repeat<ROWS>([&](auto i) INLINE_LAMBDA { sums[0][i] = sums[1][i] = _mm512_setzero_si512(); });
+    const uint8_t* values = block + KvHeadBlock::values_at(head_dim);
+    for (int d = 0; d < head_dim / 2; d++) {
+        // Blocks lie far apart: the processor does not foresee the next one by itself.
+        for (int line = 0; line < 128; line += 64) {
+            prefetch(next_block + d * 128 + line, _MM_HINT_T0);
+            prefetch(values + d * 128 + line, _MM_HINT_T1);
+        }
+        const __m512i k0 = _mm512_loadu_si512(block + d * 128);
+        const __m512i k1 = _mm512_loadu_si512(block + d * 128 + 64);
+        repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+            const __m512i query = _mm512_set1_epi32(queries[d][i]);
+            sums[0][i] = dot_shorts(sums[0][i], k0, query);
+            sums[1][i] = dot_shorts(sums[1][i], k1, query);
+        });
+    }
+}
+
+// Scores of all keys as powers of two, and each row's largest.
+template <int ROWS>
+void score_keys(const AttentionTile& tile, const KeyRange& range, __m512* largest) {
+    alignas(64) int32_t queries[kMaxHeadDim / 2][ROWS];
+    int n_common = tile.n_keys[0], first_common = tile.first_key[0];
+    for (int i = 0; i < ROWS; i++) {
+        for (int d = 0; d < tile.head_dim / 2; d++) {
+            std::memcpy(&queries[d][i], tile.queries[i] + 2 * d, 4);
+        }
+        largest[i] = _mm512_set1_ps(kMasked);
+        n_common = tile.n_keys[i] < n_common ? tile.n_keys[i] : n_common;
+        first_common = tile.first_key[i] > first_common ? tile.first_key[i] : first_common;
+    }
+    for (int b = range.first_block; b < range.last_block; b++) {
+        const bool is_last = b + 1 == range.last_block;
+        const uint8_t* block = tile.cache + tile.block_stride * tile.blocks[b];
+        // After the last block comes the next head's first one.
+        const uint8_t* next_block =
+            tile.cache + tile.block_stride * tile.blocks[is_last ? range.first_block : b + 1] +
+            (is_last ? KvHeadBlock::n_bytes(tile.head_dim) : 0);
+        __m512i dots[2][ROWS];
+        dot_keys<ROWS>(block, next_block, tile.head_dim, queries, dots);
+        const bool is_whole = b * kKvBlock >= first_common && (b + 1) * kKvBlock <= n_common;
+        const uint8_t* scales = block + KvHeadBlock::key_scales_at(tile.head_dim);
+        const auto finish = [&](int row, int half, __m512i sums) INLINE_LAMBDA {
+            const int first_key = b * kKvBlock + half * 16;
+            const __m512 key_scales = _mm512_loadu_ps(scales + half * 64);
+            __m512 score = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), key_scales);
+            if (tile.softcap > 0) {
+                score = _mm512_mul_ps(score, _mm512_set1_ps(tile.query_scales[row]));
+                score = _mm512_mul_ps(soft_capped(score, tile.softcap), _mm512_set1_ps(kLog2E));
+            } else {
+                score = _mm512_mul_ps(score, _mm512_set1_ps(tile.query_scales[row] * kLog2E));
+            }
+            if (!is_whole) score = visible(tile, row, first_key, score);
+            largest[row] = _mm512_max_ps(largest[row], score);
+            _mm512_storeu_ps(tile.scores + tile.scores_stride * row + first_key, score);
+        };
+        repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+            finish(i, 0, dots[0][i]);
+            finish(i, 1, dots[1][i]);
+        });
+    }
+}
+
+// Sums of the lanes of eight vectors.
+ALWAYS_INLINE __m256 sums_of_lanes(const __m512 (&v)[kAttentionRows]) {
+    __m256 halves[kAttentionRows];
+    repeat<kAttentionRows>([&](auto i) INLINE_LAMBDA {
+        halves[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
+    });
+    const auto four = [&](int i) INLINE_LAMBDA {
+        const __m256 low = _mm256_hadd_ps(halves[i], halves[i + 1]);
+        return _mm256_hadd_ps(low, _mm256_hadd_ps(halves[i + 2], halves[i + 3]));
+    };
+    const __m256 first = four(0), last = four(4);
+    const __m256 low = _mm256_permute2f128_ps(first, last, 0x20);
+    return _mm256_add_ps(low, _mm256_permute2f128_ps(first, last, 0x31));
+}
+
+// What attention gathers over the blocks of a sequence.
+template <int ROWS>
+struct Gathered {
+    float top[ROWS];
+    __m512 totals[ROWS];
+    alignas(64) float sums[ROWS][kMaxHeadDim];
+};
+
+// Weights of a block's values as int16, so that a row's sum is at most 2^15, and their scales.
+template <int ROWS>
+ALWAYS_INLINE void weigh(const AttentionTile& tile, int block, const uint8_t* value_scales,
+                         Gathered<ROWS>& gathered, int16_t (*weights)[kKvBlock], float* scales) {
+    // Scales of places that no token has taken yet are zero or finite leftovers.
+    const __m512 s0 = _mm512_loadu_ps(value_scales), s1 = _mm512_loadu_ps(value_scales + 64);
+    __m512 u0[ROWS], u1[ROWS], both[kAttentionRows];
+    repeat<kAttentionRows>([&](auto i) INLINE_LAMBDA { both[i] = _mm512_setzero_ps(); });
+    repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+        const float* scores = tile.scores + tile.scores_stride * i + block * kKvBlock;
+        const __m512 top = _mm512_set1_ps(gathered.top[i]);
+        const __m512 e0 = power_of_two(_mm512_sub_ps(_mm512_loadu_ps(scores), top));
+        const __m512 e1 = power_of_two(_mm512_sub_ps(_mm512_loadu_ps(scores + 16), top));
+        gathered.totals[i] = _mm512_add_ps(gathered.totals[i], _mm512_add_ps(e0, e1));
+        u0[i] = _mm512_mul_ps(e0, s0);
+        u1[i] = _mm512_mul_ps(e1, s1);
+        both[i] = _mm512_add_ps(u0[i], u1[i]);
+    });
+    const __m256 sums = sums_of_lanes(both), most = _mm256_set1_ps(kInt16Max);
+    const __m256 positive = _mm256_cmp_ps(sums, _mm256_setzero_ps(), _CMP_GT_OQ);
+    alignas(32) float inverses[kAttentionRows];
+    _mm256_store_ps(inverses, _mm256_and_ps(positive, _mm256_div_ps(most, sums)));
+    _mm256_store_ps(scales, _mm256_mul_ps(sums, _mm256_set1_ps(1.0f / kInt16Max)));
+    repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+        const __m512 inverse = _mm512_set1_ps(inverses[i]);
+        const __m512i w0 = _mm512_cvtps_epi32(_mm512_mul_ps(u0[i], inverse));
+        const __m512i w1 = _mm512_cvtps_epi32(_mm512_mul_ps(u1[i], inverse));
+        auto* out = reinterpret_cast<__m256i*>(weights[i]);
+        _mm256_store_si256(out, _mm512_cvtsepi32_epi16(w0));
+        _mm256_store_si256(out + 1, _mm512_cvtsepi32_epi16(w1));
+    });
+}
+
+// sums[row] += scale * weights x values, for 32 dimensions from `at`, or for 16 if not `IS_WIDE`.
+template <int ROWS, bool IS_WIDE>
+ALWAYS_INLINE void add_values(const uint8_t* values, int head_dim, int at, int n_pairs,
+                              const int16_t (*weights)[kKvBlock], const float* scales,
+                              float (*sums)[kMaxHeadDim]) {
+    __m512i low[ROWS], high[ROWS];
+    repeat<ROWS>([&](auto i) INLINE_LAMBDA { low[i] = high[i] = _mm512_setzero_si512(); });
+    for (int p = 0; p < n_pairs; p++) {
+        const uint8_t* pair = values + (size_t(p) * head_dim + at) * 4;
+        const __m512i v0 = _mm512_loadu_si512(pair);
+        const __m512i v1 = IS_WIDE ? _mm512_loadu_si512(pair + 64) : v0;
+        repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+            const auto* pairs = reinterpret_cast<const aliased_int*>(weights[i]);
+            const __m512i weight = _mm512_set1_epi32(pairs[p]);
+            low[i] = dot_shorts(low[i], v0, weight);
+            if constexpr (IS_WIDE) high[i] = dot_shorts(high[i], v1, weight);
+        });
+    }
+    const auto finish = [&](int row, float* sum, __m512i dots) INLINE_LAMBDA {
+        const __m512 scale = _mm512_set1_ps(scales[row]);
+        _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, _mm512_load_ps(sum)));
+    };
+    repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+        finish(i, sums[i] + at, low[i]);
+        if constexpr (IS_WIDE) finish(i, sums[i] + at + 16, high[i]);
+    });
+}
+
+template <int ROWS>
+void attend_rows(const AttentionTile& tile) {
+    const KeyRange range = key_range(tile);
+    const int head_dim = tile.head_dim;
+    Gathered<ROWS> gathered;
+    score_keys<ROWS>(tile, range, gathered.totals);
+    for (int i = 0; i < ROWS; i++) {
+        gathered.top[i] = _mm512_reduce_max_ps(gathered.totals[i]);
+        gathered.totals[i] = _mm512_setzero_ps();
+        std::memset(gathered.sums[i], 0, size_t(head_dim) * sizeof(float));
+    }
+    for (int b = range.first_block; b < range.last_block; b++) {
+        const uint8_t* block = tile.cache + tile.block_stride * tile.blocks[b];
+        const uint8_t* values = block + KvHeadBlock::values_at(head_dim);
+        alignas(64) int16_t weights[ROWS][kKvBlock];
+        alignas(32) float scales[kAttentionRows];
+        weigh<ROWS>(tile, b, block + KvHeadBlock::value_scales_at(head_dim), gathered, weights,
+                    scales);
+        const int n_left = range.n_keys - b * kKvBlock;
+        const int n_pairs = n_left >= kKvBlock ? kKvBlock / 2 : (n_left + 1) / 2;
+        int at = 0;
+        for (; at + 32 <= head_dim; at += 32) {
+            add_values<ROWS, true>(values, head_dim, at, n_pairs, weights, scales, gathered.sums);
+        }
+        if (at < head_dim) {
+            add_values<ROWS, false>(values, head_dim, at, n_pairs, weights, scales, gathered.sums);
+        }
+    }
+    for (int i = 0; i < ROWS; i++) {
+        const float* sums = gathered.sums[i];
+        const __m512 factor = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(gathered.totals[i]));
+        for (int d = 0; d < head_dim; d += kLanes) {
+            _mm512_storeu_ps(tile.outputs[i] + d, _mm512_mul_ps(_mm512_load_ps(sums + d), factor));
+        }
+    }
+}
+
+void attend(const AttentionTile& tile) {
+    using Function = void (*)(const AttentionTile&);
+    static constexpr Function kTable[kAttentionRows] = {
+        attend_rows<1>, attend_rows<2>, attend_rows<3>, attend_rows<4>,
+        attend_rows<5>, attend_rows<6>, attend_rows<7>, attend_rows<8>,
+    };
+    kTable[tile.n_rows - 1](tile);
+}
+
+int64_t int8_peak(int64_t n_rounds) {
+    constexpr int kSums = 16;
+    __m512i sums[kSums];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; i++) sums[i] = _mm512_set1_epi32(i);
+    const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+    for (int64_t n = 0; n < n_rounds; n++) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kSums; i++) {
+            asm volatile("vpdpbusd %2, %1, %0" : "+v"(sums[i]) : "v"(a), "v"(b));
+        }
+    }
+    return n_rounds * kSums * 64;
+}
+
+}  // namespace
+
+const Kernels kAvx512Kernels = {
+    "avx512", encode, multiply, rms_norm, add, rotate, gate, quantize, attend, int8_peak,
+};
+
+}  // namespace llamaherd
