@@ -378,15 +378,20 @@ def test_a_closed_model_and_a_vocabulary_cannot_generate(tiny_model: Path) -> No
 
 
 THREADS_SCRIPT = """
-import json, os, pathlib
+import json, os, pathlib, sys
+engine = sys.argv[1]
 from llamaherd import Model, ParallelProcessor, ThreadPoolConfig
 cores = sorted(os.sched_getaffinity(0))[:2]
 pool = ThreadPoolConfig(num_threads=2, stack_size=3 << 20, cpu_affinity=tuple(cores))
-model = Model.load("demo")
+model = Model.load("demo", engine=engine)
 before = set(os.listdir("/proc/self/task"))
 with ParallelProcessor(model, thread_pool=pool) as processor:
     processor.batch_generate(["Hello"])
     new = [int(t) for t in set(os.listdir("/proc/self/task")) - before]
+    if engine == "native":
+        # Its threads are its own; llama.cpp computes on the engine's thread too.
+        names = {t: pathlib.Path(f"/proc/self/task/{t}/comm").read_text() for t in new}
+        new = [t for t in new if names[t].startswith("herd-")]
     affinities = [sorted(os.sched_getaffinity(t)) for t in new]
     maps = pathlib.Path("/proc/self/maps").read_text().splitlines()
 ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps]
@@ -394,11 +399,12 @@ print(json.dumps([cores, affinities, [high - low for low, high in ranges]]))
 """
 
 
+@pytest.mark.parametrize("engine", ["native", "llama.cpp"])
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
-def test_threads_cores_and_stack_are_those_asked_for(demo: Model) -> None:
+def test_threads_cores_and_stack_are_those_asked_for(demo: Model, engine: str) -> None:
     """Read from the process itself, a fresh one since threads leave their stacks behind."""
     run = subprocess.run(
-        [sys.executable, "-c", THREADS_SCRIPT], capture_output=True, text=True, check=True
+        [sys.executable, "-c", THREADS_SCRIPT, engine], capture_output=True, text=True, check=True
     )
     cores, affinities, sizes = json.loads(run.stdout)
     assert sorted(affinities) == sorted([cores[i % len(cores)]] for i in range(2))

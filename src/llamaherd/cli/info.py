@@ -14,8 +14,10 @@ from rich.table import Table
 
 from llamaherd import __version__, hardware
 from llamaherd.llama import library
+from llamaherd.models.engine_choice import choose_engine
 from llamaherd.models.memory import estimate_file, format_bytes
 from llamaherd.models.model import Model
+from llamaherd.runners.native_weights import chosen_isa, why_unavailable
 
 __all__ = ["hardware_facts", "show_info"]
 
@@ -38,7 +40,9 @@ def show_info(source: str | None, *, n_ctx: int | None, n_rows: int, as_json: bo
     if source is not None:
         with Model.load(source, vocab_only=True) as model:
             info = model.info
-        sections["model"] = dataclasses.asdict(info)
+        choice = choose_engine(Path(info.path))
+        engine = f"{choice.name} ({choice.reason})"
+        sections["model"] = {**dataclasses.asdict(info), "engine": engine}
         n_ctx = min(n_ctx or _N_CTX_SHOWN, info.n_ctx_train)
         sections["memory"] = _memory_facts(Path(info.path), n_ctx, n_rows)
     if as_json:
@@ -74,8 +78,17 @@ def _engine_facts() -> dict[str, Any]:
         "cpu_features": ", ".join(library.cpu_features()),
         "devices": ", ".join(devices) or "CPU",
         "gpu_offload": gpu,
-        "auto": "llama.cpp, the one engine of this version",
+        "native": _native_facts(),
+        "auto": "native for models it covers, else llama.cpp",
     }
+
+
+def _native_facts() -> str:
+    """Whether the native engine runs here, with which kernels."""
+    reason = why_unavailable()
+    if reason is not None:
+        return f"no: {reason}"
+    return f"kernels for {chosen_isa()}"
 
 
 def _memory_facts(path: Path, n_ctx: int, n_rows: int) -> dict[str, Any]:

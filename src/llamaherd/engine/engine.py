@@ -481,6 +481,10 @@ class Engine:
             if trouble is None:
                 return runner
             runner.close()
+            if runner.limits.is_invariant:
+                raise EngineError(
+                    f"{trouble}; the native engine fails here: take engine='llama.cpp'"
+                )
             if not self._is_cautious:
                 self._is_cautious = True
                 _log.warning("%s; trying again without optional fast paths", trouble)

@@ -72,6 +72,7 @@ class RunnerLimits:
         n_batch: Tokens in one step.
         memory: Kind of KV cache.
         block_size: Tokens per block (1 unless paged).
+        is_invariant: Whether a row's logits are bitwise the same in any company.
     """
 
     n_slots: int
@@ -80,6 +81,7 @@ class RunnerLimits:
     n_batch: int
     memory: MemoryKind
     block_size: int = 1
+    is_invariant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

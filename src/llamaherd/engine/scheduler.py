@@ -174,9 +174,14 @@ class Scheduler:
     # ── room ────────────────────────────────────────────────────────────────────────────
 
     def _n_free_tokens(self) -> int:
-        """Room in the pool. Blocks that are only partly filled count as full."""
-        waste = (self._limits.block_size - 1) * (len(self._running) + len(self._parked))
-        return self._limits.n_tokens - self._tree.n_tokens - waste
+        """Room in the pool, at least.
+
+        In a paged cache a slot's last block may be nearly empty, and the block in which it
+        branched off is a copy of its own. A slot that is alone wastes nothing that it needs.
+        """
+        n_slots = len(self._running) + len(self._parked)
+        n_wasted = (self._limits.block_size - 1) * (2 * n_slots - 1) if n_slots > 1 else 0
+        return self._limits.n_tokens - self._tree.n_tokens - n_wasted
 
     def _secure_decodes(self, operations: list[MemoryOperation]) -> None:
         """Make sure that every running sequence can take one more token."""
@@ -216,7 +221,8 @@ class Scheduler:
             self._clear(slot, self._pending_operations)
             return
         self._parked[slot] = None
-        if self._pooled and len(self._parked) > MAX_PARKED_UNIFIED:
+        is_unified = self._limits.memory is MemoryKind.UNIFIED
+        if is_unified and len(self._parked) > MAX_PARKED_UNIFIED:
             self._evict(next(iter(self._parked)), self._pending_operations)
 
     def _evict(self, slot: int, operations: list[MemoryOperation]) -> None:

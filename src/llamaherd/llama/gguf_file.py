@@ -12,7 +12,7 @@ import mmap
 import re
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamaherd.errors import ModelLoadError, ModelNotFound
@@ -21,6 +21,7 @@ __all__ = [
     "GgufHeader",
     "MetadataValue",
     "ModelSizes",
+    "TensorInfo",
     "check_model_file",
     "model_files",
     "read_header",
@@ -33,6 +34,9 @@ _MAGIC = b"GGUF"
 _SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
+# Larger hyper-parameters are nonsense, and would ask for absurd amounts of memory.
+_MAX_NUMBER = 1 << 31
+_MAX_LAYERS = 1 << 16
 _ALIGNMENT = 32
 _F32_BYTES = 4
 _SPLIT_NAME = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.gguf$")
@@ -82,6 +86,23 @@ class ModelSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor of a GGUF file.
+
+    Attributes:
+        name: Such as ``"blk.0.attn_q.weight"``.
+        shape: Its dimensions, the fastest first.
+        type: ggml's number of its type.
+        offset: Where it begins in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class GgufHeader:
     """The metadata of a GGUF file.
 
@@ -91,6 +112,7 @@ class GgufHeader:
         tensor_bytes: Bytes of this file that tensors take.
         metadata: Values by key; arrays of strings only where asked for.
         array_lengths: Lengths of all arrays, by key.
+        tensors: All tensors in this file.
     """
 
     version: int
@@ -98,6 +120,7 @@ class GgufHeader:
     tensor_bytes: int
     metadata: dict[str, MetadataValue]
     array_lengths: dict[str, int]
+    tensors: tuple[TensorInfo, ...]
 
     def number(self, key: str, default: int = 0) -> int:
         """A hyper-parameter of the architecture; the largest where layers differ.
@@ -107,14 +130,17 @@ class GgufHeader:
             default: What it is if the file does not say.
         """
         value = self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}", default)
-        if isinstance(value, list):
-            return max((int(v) for v in value), default=default)
-        return int(value)
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, int) and 0 <= v <= _MAX_NUMBER for v in values):
+            raise ModelLoadError(f"the model file is damaged: {key} is {value!r}")
+        return max((int(v) for v in values), default=default)
 
     def sizes(self) -> ModelSizes:
         """Sizes of the model."""
         number = self.number
         n_layer, n_embd = number("block_count"), number("embedding_length")
+        if n_layer > _MAX_LAYERS:
+            raise ModelLoadError(f"the model file is damaged: block_count is {n_layer}")
         n_head = number("attention.head_count")
         head_dim = n_embd // n_head if n_head else 0
         key = f"{self.metadata.get('general.architecture')}.attention.head_count_kv"
@@ -187,7 +213,7 @@ def read_header(path: Path, *, string_arrays: Collection[str] = ()) -> GgufHeade
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _HeaderReader(data, frozenset(string_arrays)).read()
-        except (struct.error, ValueError) as error:
+        except (struct.error, ValueError, OverflowError, MemoryError) as error:
             raise ModelLoadError(
                 f"the header of {path} is damaged or cut short ({error}); download the file again"
             ) from error
@@ -220,21 +246,28 @@ class _HeaderReader:
                 self._skip_strings(length)
             else:
                 metadata[key] = self._array(kind, length)
-        n_params = sum(self._tensor_elements() for _ in range(n_tensors))
+        tensors = [self._tensor() for _ in range(n_tensors)]
         alignment = metadata.get("general.alignment", _ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             raise ValueError(f"the alignment is {alignment}")
         begin = -(-self._at // alignment) * alignment
-        return GgufHeader(version, n_params, max(0, len(self._data) - begin), metadata, lengths)
+        return GgufHeader(
+            version=version,
+            n_params=sum(math.prod(tensor.shape) for tensor in tensors),
+            tensor_bytes=max(0, len(self._data) - begin),
+            metadata=metadata,
+            array_lengths=lengths,
+            tensors=tuple(replace(tensor, offset=begin + tensor.offset) for tensor in tensors),
+        )
 
-    def _tensor_elements(self) -> int:
-        self._string()
+    def _tensor(self) -> TensorInfo:
+        name = self._string()
         (n_dims,) = self._unpack("I")
         if n_dims > _MAX_DIMS:
             raise ValueError(f"a tensor has {n_dims} dimensions")
-        dims = self._unpack(f"{n_dims}Q")
-        self._unpack("IQ")
-        return math.prod(dims)
+        shape = self._unpack(f"{n_dims}Q")
+        kind, offset = self._unpack("IQ")
+        return TensorInfo(name, shape, kind, offset)
 
     def _unpack(self, form: str) -> tuple[int, ...]:
         values = struct.unpack_from("<" + form, self._data, self._at)

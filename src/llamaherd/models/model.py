@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from llamaherd.config import EngineConfig, GenerationConfig, ThreadPoolConfig
 from llamaherd.engine.engine import Engine
@@ -21,24 +21,25 @@ from llamaherd.errors import (
     ModelError,
     TemplateError,
 )
-from llamaherd.hardware import available_memory
+from llamaherd.hardware import available_cpus, available_memory
 from llamaherd.llama.gguf_file import check_model_file, read_header
 from llamaherd.llama.vocabulary import LlamaVocabulary
 from llamaherd.llama.weights import LoraSource, Weights
 from llamaherd.models.calls import AnswerSink, StreamSink, read_stream, wait_for
 from llamaherd.models.chat_template import ChatTemplate
+from llamaherd.models.engine_choice import EngineName, choose_engine
 from llamaherd.models.info import ModelInfo
 from llamaherd.models.memory import check_memory, estimate_file
 from llamaherd.models.runner_factory import RunnerFactory
 from llamaherd.models.source import resolve
 from llamaherd.models.tokenizing import BatchTokenizer
 from llamaherd.results import GenerationResult
+from llamaherd.runners.native_weights import NativeWeights
 
 __all__ = ["Model", "Prompt"]
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
-EngineName = Literal["auto", "llama.cpp"]
 
 _SHORT_ROW = 512
 
@@ -59,6 +60,8 @@ class Model:
         self,
         weights: Weights,
         *,
+        native: NativeWeights | None,
+        vocab_only: bool,
         n_ctx: int | None,
         threads: ThreadPoolConfig,
         flash_attention: bool,
@@ -66,6 +69,8 @@ class Model:
         chat_template: str | None = None,
     ) -> None:
         self._weights = weights
+        self._native = native
+        self._vocab_only = vocab_only
         self._facts = weights.facts()
         self._n_ctx = n_ctx
         self._threads = threads
@@ -101,7 +106,8 @@ class Model:
             source: A GGUF file; ``"demo"``, the bundled model; ``"hf:org/repo[:file-or-quant]"``
                 on the Hugging Face hub; ``"ollama:name[:tag]"``, which Ollama has downloaded;
                 or an ``https://`` address.
-            engine: ``"auto"`` or ``"llama.cpp"``.
+            engine: ``"native"``, llamaherd's own for CPUs; ``"llama.cpp"``; or ``"auto"``, which
+                takes the native one wherever it runs the model.
             n_ctx: Tokens that one row may hold; None takes what the model was trained for.
             gpu_layers: Layers to put on the GPU; -1 for all.
             threads: Compute threads; None takes the CPUs this process may use.
@@ -119,19 +125,30 @@ class Model:
             InsufficientMemory: It would not fit.
             ConfigError: An option is wrong.
         """
-        if engine not in ("auto", "llama.cpp"):
-            raise ConfigError(f'engine is {engine!r}; allowed: "auto" and "llama.cpp"')
         EngineConfig(n_ctx=n_ctx)
         if not isinstance(threads, ThreadPoolConfig):
             threads = ThreadPoolConfig(num_threads=threads)
         path = resolve(source, progress=progress)
+        check_model_file(path)
+        choice = choose_engine(path, engine, gpu_layers=gpu_layers, has_lora=bool(lora))
+        native = None
         if not vocab_only:
             _check_fits(path, n_ctx, gpu_layers)
+            if choice.name == "native":
+                n_threads = threads.num_threads or available_cpus()
+                native = NativeWeights(path, n_threads=n_threads, n_ctx=n_ctx)
+        # The vocabulary is llama.cpp's in any case.
         weights = Weights.load(
-            path, gpu_layers=gpu_layers, vocab_only=vocab_only, lora=lora, verbosity=verbosity
+            path,
+            gpu_layers=gpu_layers,
+            vocab_only=vocab_only or native is not None,
+            lora=lora,
+            verbosity=verbosity,
         )
         return cls(
             weights,
+            native=native,
+            vocab_only=vocab_only,
             n_ctx=n_ctx,
             threads=threads,
             flash_attention=flash_attention,
@@ -154,7 +171,7 @@ class Model:
             n_ctx_train=facts.n_ctx_train,
             size_bytes=facts.size_bytes,
             quantisation=facts.quantization,
-            engine="llama.cpp",
+            engine="llama.cpp" if self._native is None else "native",
             chat_template=self._chat is not None,
             path=str(self._weights.path),
         )
@@ -297,7 +314,7 @@ class Model:
         Args:
             config: Batching options; `n_ctx` and the threads default to the model's.
         """
-        if self._weights.vocab_only:
+        if self._vocab_only:
             raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
         if self._weights.is_closed:
             raise ModelError("this model was closed; load it again")
@@ -309,6 +326,7 @@ class Model:
             self._facts,
             read_header(self._weights.path).sizes(),
             config,
+            native=self._native,
             has_gpu=self._gpu_layers != 0,
             flash_attention=self._flash_attention,
         )
@@ -330,6 +348,7 @@ class Model:
         for engine in engines:
             engine.close()
         self._weights.close()
+        self._native = None
 
     def __enter__(self) -> Model:
         return self
@@ -375,7 +394,6 @@ def _check_fits(path: Path, n_ctx: int | None, gpu_layers: int) -> None:
 
     What a whole batch takes is chosen, and checked, when the first rows arrive.
     """
-    check_model_file(path)
     if gpu_layers == 0:
         estimate = estimate_file(path, n_kv_tokens=min(n_ctx or _SHORT_ROW, _SHORT_ROW))
         check_memory(estimate, available_memory(), path.name)

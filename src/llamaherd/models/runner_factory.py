@@ -12,12 +12,16 @@ from llamaherd.llama.gguf_file import ModelSizes
 from llamaherd.llama.weights import ModelFacts, Weights
 from llamaherd.models.memory import check_context, kv_bytes_per_token
 from llamaherd.runners.llama_cpp import LlamaCppRunner, RunnerOptions
+from llamaherd.runners.native import NativeOptions, NativeRunner
+from llamaherd.runners.native_weights import NativeWeights
 
 __all__ = ["RunnerFactory"]
 
 _log = logging.getLogger(__name__)
 # Share of the free memory that the KV cache takes unless told otherwise.
 _KV_SHARE = 0.25
+# Tokens of the smallest KV cache of the native engine.
+_SMALLEST_KV = 256
 
 
 class RunnerFactory:
@@ -28,6 +32,7 @@ class RunnerFactory:
         facts: What it is.
         sizes: What its context takes.
         config: Batching options.
+        native: The model as the native engine has it, which then runs it.
         has_gpu: Whether layers run on a GPU.
         flash_attention: Insist on flash attention.
 
@@ -42,9 +47,11 @@ class RunnerFactory:
         sizes: ModelSizes,
         config: EngineConfig,
         *,
+        native: NativeWeights | None,
         has_gpu: bool,
         flash_attention: bool,
     ) -> None:
+        self._native = native
         self._weights = weights
         self._facts = facts
         self._sizes = sizes
@@ -60,6 +67,8 @@ class RunnerFactory:
             InsufficientMemory: The KV cache and buffers would not fit.
             ModelLoadError: llama.cpp refused.
         """
+        if self._native is not None:
+            return self._open_native(self._native, demand)
         shape = self._shape(demand)
         if not self._has_gpu:
             check_context(self._sizes, shape, self._config)
@@ -76,17 +85,42 @@ class RunnerFactory:
         )
         return LlamaCppRunner(self._weights.handle, self._facts.n_vocab, shape, options)
 
+    def _open_native(self, weights: NativeWeights, demand: Demand) -> Runner:
+        """The cache is paged and takes memory only as it is used, so finished rows may stay."""
+        n_slots = 2 * demand.max_batch_size
+        n_tokens = min(
+            n_slots * demand.n_tokens_per_row,
+            max(_SMALLEST_KV, self._kv_budget() // weights.kv_bytes_per_token),
+        )
+        shape = KvShape(demand.max_batch_size, n_tokens, is_unified=True)
+        check_context(self._sizes, shape, self._config)
+        options = NativeOptions(
+            n_slots=n_slots,
+            n_tokens=n_tokens,
+            n_tokens_per_slot=demand.n_tokens_per_row,
+            n_batch=self._config.token_budget,
+            n_threads=self._n_threads,
+            stack_size=self._config.thread_pool.stack_size,
+            cores=self._cores,
+            work_stealing=self._config.thread_pool.work_stealing,
+        )
+        _log.debug("opening the native engine: %s for %s", options, demand)
+        return NativeRunner(weights, options)
+
     def _shape(self, demand: Demand) -> KvShape:
-        budget = self._config.kv_memory_bytes
-        if budget is None:
-            budget = int(_KV_SHARE * hardware.available_memory())
         return choose_kv_shape(
             demand,
             layout=self._config.kv_layout,
             has_gpu=self._has_gpu,
             bytes_per_token=kv_bytes_per_token(self._sizes),
-            budget_bytes=budget,
+            budget_bytes=self._kv_budget(),
         )
+
+    def _kv_budget(self) -> int:
+        """Bytes that the KV cache may take."""
+        if self._config.kv_memory_bytes is not None:
+            return self._config.kv_memory_bytes
+        return int(_KV_SHARE * hardware.available_memory())
 
 
 def place_threads(pool: ThreadPoolConfig) -> tuple[int, tuple[int, ...] | None]:
