@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check sanitize bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -25,6 +25,11 @@ check: $(VENV)/.installed-dev ## Check style, types and the layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	@PYTHONPATH=src $(BIN)/lint-imports
+
+sanitize: $(VENV)/.installed-dev ## Test the C++ core under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/cmake -S . -B build/sanitize -DLLAMAHERD_SANITIZE=ON > /dev/null
+	@$(BIN)/cmake --build build/sanitize --parallel $(CMAKE_BUILD_PARALLEL_LEVEL) > /dev/null
+	@build/sanitize/kernels_test
 
 bench: $(VENV)/.installed-bench ## Compare throughput with other engines on this machine
 	@$(BIN)/python benchmarks/throughput.py

@@ -1,6 +1,7 @@
 #include "context.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -15,12 +16,28 @@ constexpr int kBlockRows = 64;
 // Attention tiles of one task.
 constexpr int kTaskTiles = 4;
 
+// Floats from one row of activations to the next. A multiple of 4096 bytes would put the same
+// outputs of all rows into one set of the cache.
+int row_stride(int n_values) { return round_up(n_values, kSuperblock) + kPanel; }
+
 int ceil_div(int n, int divisor) { return (n + divisor - 1) / divisor; }
 
 // x += y for the outputs of a panel.
 void add_panel(float* x, const float* y) {
     for (int i = 0; i < kPanel; i++) x[i] += y[i];
 }
+
+// Adds its own lifetime to a sum.
+class Stopwatch {
+  public:
+    explicit Stopwatch(double& seconds) : seconds_(seconds), begin_(Clock::now()) {}
+    ~Stopwatch() { seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    double& seconds_;
+    const Clock::time_point begin_;
+};
 
 size_t tiles_bytes(const Matrix& matrix) {
     return ActivationFormat(matrix.format()).tile_bytes(matrix.n_superblocks() * kSuperblock);
@@ -122,21 +139,22 @@ class Context::Work {
         });
     }
 
-    float* x(int row) const { return c_.x_.floats() + size_t(row) * shape_.n_embd_padded(); }
+    float* x(int row) const { return c_.x_.floats() + size_t(row) * row_stride(shape_.n_embd); }
     float* attended(int row) const {
-        return c_.attended_.floats() + size_t(row) * round_up(shape_.query_width(), kSuperblock);
+        return c_.attended_.floats() + size_t(row) * row_stride(shape_.query_width());
     }
     float* projected(int scratch) const {
-        return c_.projected_.floats() + size_t(scratch) * (shape_.query_width() + 2 * shape_.kv_width());
+        return c_.projected_.floats() + size_t(scratch) * projected_stride();
     }
+    int projected_stride() const { return row_stride(shape_.query_width() + 2 * shape_.kv_width()); }
     float* hidden(int scratch) const {
-        return c_.hidden_.floats() + size_t(scratch) * shape_.n_ff_padded();
+        return c_.hidden_.floats() + size_t(scratch) * row_stride(shape_.n_ff);
     }
     float* summed(int scratch) const {
-        return c_.summed_.floats() + size_t(scratch) * shape_.n_embd_padded();
+        return c_.summed_.floats() + size_t(scratch) * row_stride(shape_.n_embd);
     }
     float* row_buffer(int thread) const {
-        return c_.row_.floats() + size_t(thread) * shape_.n_embd_padded();
+        return c_.row_.floats() + size_t(thread) * row_stride(shape_.n_embd);
     }
     float* cosines(int kind, int row) const {
         return c_.cosines_.floats() + (size_t(kind) * c_.options_.max_rows + row) * (shape_.n_rot / 2);
@@ -155,6 +173,7 @@ class Context::Work {
     template <typename Source>
     void encode(const Team& team, const Rows& rows, const Matrix& matrix, int which,
                 Source&& source) const {
+        const Stopwatch stopwatch(c_.times_[team.thread].seconds[kEncoding]);
         const ActivationFormat format(matrix.format());
         team.each(rows.size(), [&](int i) {
             const int scratch = rows.scratch + i;
@@ -173,6 +192,7 @@ class Context::Work {
     template <typename Store>
     void multiply(const Team& team, const Rows& rows, const Matrix& matrix, int which,
                   Store&& store) const {
+        const Stopwatch stopwatch(c_.times_[team.thread].seconds[kProducts]);
         const int n_panels = matrix.n_panels();
         const int step = std::max(1, n_panels / (team.size() * 6));
         team.each(ceil_div(n_panels, step), [&](int task) {
@@ -304,6 +324,7 @@ class Context::Work {
     }
 
     void attend(int thread, int layer) {
+        const Stopwatch stopwatch(c_.times_[thread].seconds[kAttention]);
         c_.pool_.share(thread, int(tasks_.size()), [&](int index) {
             const AttentionTask& task = tasks_[index];
             for (int first = task.first; first < task.last; first += kAttentionRows) {
@@ -411,6 +432,7 @@ Context::Context(const Model& model, ContextOptions options)
     : model_(model), options_(std::move(options)),
       pool_(options_.n_threads, options_.stack_bytes, options_.cores, options_.work_stealing) {
     const Shape& s = model.shape();
+    times_.resize(pool_.size());
     for (const auto& kind : options_.rope_frequencies) {
         if (int(kind.size()) != s.n_rot / 2) throw std::invalid_argument("rope frequencies");
     }
@@ -423,16 +445,16 @@ Context::Context(const Model& model, ContextOptions options)
     const size_t n_rows = round_up(options_.max_rows, kTileRows);
     const size_t n_scratch = size_t(kBlockRows) * pool_.size(), n_threads = pool_.size();
     const auto floats = [](size_t n, size_t width) { return Buffer(n * width * sizeof(float)); };
-    x_ = floats(n_rows, s.n_embd_padded());
+    x_ = floats(n_rows, row_stride(s.n_embd));
     queries_ = Buffer(n_rows * s.query_width() * sizeof(int16_t));
     query_scales_ = floats(n_rows, s.n_head);
-    attended_ = floats(n_rows, round_up(s.query_width(), kSuperblock));
+    attended_ = floats(n_rows, row_stride(s.query_width()));
     const size_t n_angles = size_t(s.n_rot / 2) * options_.rope_frequencies.size();
     cosines_ = floats(options_.max_rows, n_angles);
     sines_ = floats(options_.max_rows, n_angles);
-    projected_ = floats(n_scratch, s.query_width() + 2 * s.kv_width());
-    hidden_ = floats(n_scratch, s.n_ff_padded());
-    summed_ = floats(n_scratch, s.n_embd_padded());
+    projected_ = floats(n_scratch, row_stride(s.query_width() + 2 * s.kv_width()));
+    hidden_ = floats(n_scratch, row_stride(s.n_ff));
+    summed_ = floats(n_scratch, row_stride(s.n_embd));
     tile_stride_ = tiles_bytes(model.head());
     for (int i = 0; i < s.n_layer; i++) {
         const Layer& layer = model.layer(i);
@@ -442,7 +464,7 @@ Context::Context(const Model& model, ContextOptions options)
         }
     }
     for (Buffer& tiles : tiles_) tiles = Buffer(tile_stride_ * (n_scratch / kTileRows));
-    row_ = floats(n_threads, s.n_embd_padded());
+    row_ = floats(n_threads, row_stride(s.n_embd));
     scores_ = floats(n_threads * kAttentionRows, round_up(options_.max_tokens, kKvBlock));
 }
 
@@ -459,6 +481,12 @@ void Context::copy_block(int from, int to) {
     }
     const size_t n = model_.shape().kv_block_bytes();
     std::memcpy(cache_.bytes() + n * to, cache_.bytes() + n * from, n);
+}
+
+double Context::seconds(Operation operation) const {
+    double sum = 0;
+    for (const Times& times : times_) sum += times.seconds[operation];
+    return sum / double(times_.size());
 }
 
 // Nothing that comes from outside may make native code read or write where it should not.

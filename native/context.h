@@ -37,6 +37,9 @@ struct Step {
     std::vector<int32_t> outputs;  // rows whose logits are wanted
 };
 
+// What a step's time goes to, with the waiting for other threads at the end of each.
+enum Operation : int { kProducts, kAttention, kEncoding, kOperations };
+
 class Context {
   public:
     // Throws std::bad_alloc, std::runtime_error (threads) or std::invalid_argument.
@@ -47,6 +50,9 @@ class Context {
     void execute(const Step& step, float* logits, size_t stride);
 
     void copy_block(int from, int to);
+
+    // Seconds since the context was made, as the mean of the threads.
+    double seconds(Operation operation) const;
 
   private:
     class Work;
@@ -64,6 +70,10 @@ class Context {
     size_t tile_stride_ = 0;  // of the widest matrix, so that threads do not meet
     // Per thread.
     Buffer row_, scores_;
+    struct alignas(128) Times {
+        double seconds[kOperations] = {};
+    };
+    std::vector<Times> times_;
 };
 
 }  // namespace llamaherd

@@ -78,33 +78,52 @@ ALWAYS_INLINE __m512 power_of_two(__m512 x) {
 
 // ── activations ────────────────────────────────────────────────────────────────────────────
 
-ALWAYS_INLINE int sum_of_16(__m128i bytes) {
-    const __m128i sums = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), bytes);
+ALWAYS_INLINE int sum_of_lanes(__m128i sums) {
     const __m128i pairs = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1)));
 }
 
+ALWAYS_INLINE void encode_group(const ActivationFormat& format, const float* x, float scale,
+                                float inverse, uint8_t* tile, int row) {
+    const __m512 factor = _mm512_set1_ps(inverse);
+    const auto to_bytes = [&](const float* at) {
+        return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(at), factor)));
+    };
+    const __m128i q0 = to_bytes(x), q1 = to_bytes(x + 16);
+    _mm_store_si128(reinterpret_cast<__m128i*>(tile + row * kGroup), q0);
+    _mm_store_si128(reinterpret_cast<__m128i*>(tile + row * kGroup + 16), q1);
+    float* scales = reinterpret_cast<float*>(tile + kTileRows * kGroup);
+    scales[row] = scale;
+    const __m128i ones = _mm_set1_epi8(1);
+    __m128i halves[2] = {_mm_dpbusd_epi32(_mm_setzero_si128(), ones, q0),
+                         _mm_dpbusd_epi32(_mm_setzero_si128(), ones, q1)};
+    if (format.halves == 1) halves[0] = _mm_add_epi32(halves[0], halves[1]);
+    for (int h = 0; h < format.halves; h++) {
+        const int sum = sum_of_lanes(halves[h]);
+        const int start = kExactStart - format.zero_point * sum;
+        float* extras = scales + kTileRows * (1 + h);
+        if (format.has_min) extras[row] = scale * float(sum);
+        else std::memcpy(extras + row, &start, 4);
+    }
+}
+
 void encode_quantized(const ActivationFormat& format, const float* x, int n_inputs, uint8_t* tile,
                       int row) {
-    for (int k = 0; k < n_inputs; k += kGroup, tile += ActivationFormat::kGroupBytes) {
-        const __m512 x0 = _mm512_loadu_ps(x + k), x1 = _mm512_loadu_ps(x + k + 16);
-        const float largest =
-            _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
-        const float scale = largest / 127.0f;
-        const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
-        const __m128i q0 = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse)));
-        const __m128i q1 = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse)));
-        _mm_store_si128(reinterpret_cast<__m128i*>(tile + row * kGroup), q0);
-        _mm_store_si128(reinterpret_cast<__m128i*>(tile + row * kGroup + 16), q1);
-        float* scales = reinterpret_cast<float*>(tile + kTileRows * kGroup);
-        scales[row] = scale;
-        int sums[2] = {sum_of_16(q0), sum_of_16(q1)};
-        if (format.halves == 1) sums[0] += sums[1];
-        for (int h = 0; h < 2; h++) {
-            float* extras = scales + kTileRows * (1 + h);
-            const int start = kExactStart - format.zero_point * sums[h];
-            if (format.has_min) extras[row] = scale * float(sums[h]);
-            else std::memcpy(extras + row, &start, 4);
+    // Sixteen groups at a time, so that one division serves them all.
+    for (int begin = 0; begin < n_inputs; begin += kLanes * kGroup) {
+        const int left = (n_inputs - begin) / kGroup, n_groups = left < kLanes ? left : kLanes;
+        alignas(64) float largest[kLanes] = {}, scales[kLanes], inverses[kLanes];
+        for (int g = 0; g < n_groups; g++) {
+            const float* at = x + begin + g * kGroup;
+            const __m512 x0 = _mm512_loadu_ps(at), x1 = _mm512_loadu_ps(at + 16);
+            largest[g] = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x0), _mm512_abs_ps(x1)));
+        }
+        const __m512 most = _mm512_load_ps(largest), limit = _mm512_set1_ps(127.0f);
+        const __mmask16 positive = _mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ);
+        _mm512_store_ps(inverses, _mm512_maskz_div_ps(positive, limit, most));
+        _mm512_store_ps(scales, _mm512_mul_ps(most, _mm512_set1_ps(1.0f / 127.0f)));
+        for (int g = 0; g < n_groups; g++, tile += ActivationFormat::kGroupBytes) {
+            encode_group(format, x + begin + g * kGroup, scales[g], inverses[g], tile, row);
         }
     }
 }

@@ -32,8 +32,6 @@ struct Shape {
     std::vector<int> windows;        // per layer: tokens that a query sees, 0 for all
     std::vector<int> rope_kinds;     // per layer: which of the frequency tables it uses
 
-    int n_embd_padded() const { return round_up(n_embd, kSuperblock); }
-    int n_ff_padded() const { return round_up(n_ff, kSuperblock); }
     int query_width() const { return n_head * head_dim; }
     int kv_width() const { return n_head_kv * head_dim; }
     size_t kv_block_bytes() const {

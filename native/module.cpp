@@ -165,7 +165,14 @@ NB_MODULE(_native, m) {
         .def(nb::init<const Model&, ContextOptions>(), nb::keep_alive<1, 2>())
         .def("execute", execute, "tokens"_a, "sizes"_a, "starts"_a, "tables"_a, "outputs"_a,
              "logits"_a)
-        .def("copy_block", &Context::copy_block, "source"_a, "target"_a);
+        .def("copy_block", &Context::copy_block, "source"_a, "target"_a)
+        .def("seconds", [](const Context& context) {
+            nb::dict seconds;
+            seconds["products"] = context.seconds(kProducts);
+            seconds["attention"] = context.seconds(kAttention);
+            seconds["encoding"] = context.seconds(kEncoding);
+            return seconds;
+        });
 }
 
 }  // namespace llamaherd

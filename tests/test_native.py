@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason="no native
 
 N_SLOTS, N_TOKENS = 6, 224
 # A step of more tokens than this takes another path, in which threads work on their own rows.
-N_BATCH = 512
+N_BATCH = 2048
 QUESTION = [{"role": "user", "content": "What is the capital of Peru?"}]
 
 

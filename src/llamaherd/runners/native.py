@@ -121,6 +121,10 @@ class NativeRunner:
         self._compute(plan)
         return StepOutput(logits)
 
+    def seconds(self) -> dict[str, float]:
+        """Where the time went since the runner was opened, by operation; for benchmarks."""
+        return dict(self._context.seconds())
+
     def close(self) -> None:
         """Free the KV cache and the compute threads. May be called twice."""
         self._context = self._execute = self._copy_block = None
