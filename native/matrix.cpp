@@ -246,18 +246,20 @@ void store_group(const Format& format, const Group& group, int column, const Gro
     }
 }
 
+template <int WIDTH>
+void pack_floats(uint8_t* panel, const uint8_t* row, int column, int n_inputs) {
+    uint8_t* out = panel + column * WIDTH;
+    for (int k = 0; k < n_inputs; k++, out += kPanel * WIDTH, row += WIDTH) {
+        std::memcpy(out, row, WIDTH);
+    }
+}
+
 void pack_column(Matrix& matrix, const BlockType& type, const uint8_t* row, int output) {
     const Format& format = matrix.format();
     uint8_t* panel = matrix.data.bytes() + matrix.panel_bytes() * (output / kPanel);
     const int column = output % kPanel;
-    if (format.is_float()) {
-        const int width = format.bits / 8;
-        for (int k = 0; k < matrix.n_inputs; k++) {
-            std::memcpy(panel + (size_t(k) * kPanel + column) * width, row + size_t(k) * width,
-                        width);
-        }
-        return;
-    }
+    if (format.bits == 32) return pack_floats<4>(panel, row, column, matrix.n_inputs);
+    if (format.bits == 16) return pack_floats<2>(panel, row, column, matrix.n_inputs);
     const int per_block = type.n_values / kGroup;
     Group group;
     for (int g = 0; g < matrix.n_inputs / kGroup; g++) {

@@ -158,6 +158,8 @@ class NativeWeights:
             raise InsufficientMemory(f"the weights of {path.name} do not fit in memory") from error
         except ValueError as error:
             raise ModelLoadError(f"{path} cannot be used: {error}") from error
+        finally:
+            plan.release()
         self.n_vocab = plan.n_vocab
         self.n_bytes: int = self.model.n_bytes
         self.kv_bytes_per_token: int = self.model.kv_block_bytes // native.KV_BLOCK
@@ -171,6 +173,7 @@ class _Plan:
     def __init__(self, path: Path) -> None:
         self._parts = [(part, read_header(part)) for part in model_files(path)]
         self._path = path
+        self._maps: dict[Path, mmap.mmap] = {}
         self._header = self._parts[0][1]
         self._tensors = {t.name: (part, t) for part, h in self._parts for t in h.tensors}
         self._architecture = str(self._header.metadata.get("general.architecture"))
@@ -311,34 +314,32 @@ class _Plan:
 
     def tensors(self) -> dict[str, Slice]:
         """All tensors under the engine's names: type, bytes in the mapped file, rows, columns."""
-        maps = {part: _map(part) for part, _ in self._parts}
         found = {
-            name: self._slice(maps, f"{name}.weight")
+            name: self._slice(f"{name}.weight")
             for name in ("token_embd", "output_norm", "output")
             if f"{name}.weight" in self._tensors or name != "output"
         }
         for i in range(self._sizes.n_layer):
             for part in (*_MATRICES, *_VECTORS):
-                self._add(found, maps, f"blk.{i}.{part}", f"blk.{i}.{part}.weight")
-                self._add(found, maps, f"blk.{i}.{part}.bias", f"blk.{i}.{part}.bias")
-            self._split_fused(found, maps, f"blk.{i}.")
+                for name, source in ((part, f"{part}.weight"), (f"{part}.bias", f"{part}.bias")):
+                    if f"blk.{i}.{source}" in self._tensors:
+                        found[f"blk.{i}.{name}"] = self._slice(f"blk.{i}.{source}")
+            self._split_fused(found, f"blk.{i}.")
         return found
 
-    def _add(
-        self, found: dict[str, Slice], maps: dict[Path, NDArray[np.uint8]], name: str, source: str
-    ) -> None:
-        if source in self._tensors:
-            found[name] = self._slice(maps, source)
+    def release(self) -> None:
+        """Let the system take back the memory of what was read; it can be read again."""
+        for mapped in self._maps.values():
+            if hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
-    def _split_fused(
-        self, found: dict[str, Slice], maps: dict[Path, NDArray[np.uint8]], layer: str
-    ) -> None:
+    def _split_fused(self, found: dict[str, Slice], layer: str) -> None:
         """Queries, keys and values in one tensor, and the gate in that of the up projection."""
         sizes = self._sizes
         n_query = sizes.n_head * sizes.head_dim_k
         n_kv = sizes.n_head_kv * sizes.head_dim_k
         if f"{layer}attn_qkv.weight" in self._tensors:
-            fused = self._slice(maps, f"{layer}attn_qkv.weight")
+            fused = self._slice(f"{layer}attn_qkv.weight")
             for name, first, n in (
                 ("attn_q", 0, n_query),
                 ("attn_k", n_query, n_kv),
@@ -350,11 +351,14 @@ class _Plan:
             found[f"{layer}ffn_gate"] = _rows(fused, 0, sizes.n_ff)
             found[f"{layer}ffn_up"] = _rows(fused, sizes.n_ff, sizes.n_ff)
 
-    def _slice(self, maps: dict[Path, NDArray[np.uint8]], name: str) -> Slice:
+    def _slice(self, name: str) -> Slice:
         part, tensor = self._tensor(name)
-        end = tensor.offset + self._bytes_of(part, tensor)
-        n_outputs = math.prod(tensor.shape[1:])
-        return tensor.type, maps[part][tensor.offset : end], n_outputs, tensor.shape[0]
+        if part not in self._maps:
+            with part.open("rb") as file:
+                self._maps[part] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        n_bytes = self._bytes_of(part, tensor)
+        data = np.frombuffer(self._maps[part], np.uint8, n_bytes, tensor.offset)
+        return tensor.type, data, math.prod(tensor.shape[1:]), tensor.shape[0]
 
     def _tensor(self, name: str) -> tuple[Path, TensorInfo]:
         if name not in self._tensors:
@@ -362,10 +366,10 @@ class _Plan:
         return self._tensors[name]
 
     def _floats(self, name: str, n: int) -> list[float]:
-        part, tensor = self._tensor(name)
+        _, tensor = self._tensor(name)
         if math.prod(tensor.shape) != n:
             raise ModelLoadError(f"{self._path} is damaged: {name} has shape {tensor.shape}")
-        kind, data, _, _ = self._slice({part: _map(part)}, name)
+        kind, data, _, _ = self._slice(name)
         return [float(v) for v in native_module().dequantize(kind, data, n)]
 
     # ── metadata ────────────────────────────────────────────────────────────────────────
@@ -381,12 +385,6 @@ class _Plan:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ModelLoadError(f"{self._path} is damaged: {key} is {value!r}")
         return float(value)
-
-
-def _map(path: Path) -> NDArray[np.uint8]:
-    """A file as bytes, which stay mapped as long as something refers to them."""
-    with path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def _rows(fused: Slice, first: int, n: int) -> Slice:
