@@ -225,9 +225,9 @@ class EngineConfig:
             that its next token does not wait behind a long prompt.
         n_ctx: Tokens that one row may hold (prompt and answer); None takes what the model was
             trained for.
-        kv_layout: ``"split"`` gives every row its own part of the KV cache (fast on CPUs),
-            ``"unified"`` one pool for all (least memory, best on GPUs), ``"auto"`` chooses by
-            device and by the lengths of the rows.
+        kv_layout: On llama.cpp, ``"split"`` gives every row its own part of the KV cache (fast on
+            CPUs), ``"unified"`` one pool for all (least memory, best on GPUs), ``"auto"`` chooses
+            by device and by the lengths of the rows. The native engine's cache is paged.
         kv_memory_bytes: Most memory for the KV cache; None takes a quarter of what is free.
         self_test: Compare a few tokens alone and in a batch when the engine starts, and step
             down to a safer setting when they differ.

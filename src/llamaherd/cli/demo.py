@@ -21,6 +21,7 @@ from llamaherd.llama.library import library_version
 from llamaherd.models.model import Model, Prompt
 from llamaherd.processing.parallel import ParallelProcessor
 from llamaherd.results import GenerationResult
+from llamaherd.runners.native_weights import chosen_isa
 
 __all__ = ["show_demo"]
 
@@ -173,11 +174,17 @@ def _show_note(console: Console, model: Model, single: _Run, batched: _Run, n_ro
         )
 
 
+def _engine(name: str) -> str:
+    if name == "native":
+        return f"native engine, kernels for {chosen_isa()}"
+    return f"{name} (llama-cpp-python {library_version()})"
+
+
 def _show_machine(console: Console, model: Model) -> None:
     info, facts = model.info, hardware_facts()
     lines = (
         f"{info.name}: {info.n_params / 1e6:.1f} M parameters, {info.quantisation}",
-        f"{info.engine} (llama-cpp-python {library_version()})",
+        _engine(info.engine),
         f"{facts['cpu']}, {facts['usable_cpus']} CPUs: {facts['instruction_sets']}",
     )
     console.print("\n" + "\n".join(lines), style="dim", markup=False)

@@ -93,7 +93,7 @@ StripOption = Annotated[
     typer.Option("--strip-thinking", rich_help_panel=_SAMPLING, help="Remove <think>...</think>"),
 ]
 EngineOption = Annotated[
-    str, typer.Option(metavar="NAME", rich_help_panel=_ENGINE, help="auto or llama.cpp")
+    str, typer.Option(metavar="NAME", rich_help_panel=_ENGINE, help="auto, native or llama.cpp")
 ]
 ThreadsOption = Annotated[
     int | None,
