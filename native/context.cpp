@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
 
@@ -188,33 +189,47 @@ class Context::Work {
         return out;
     }
 
-    // Calls `store(first scratch row, rows, first output, sums)` for every tile of the product.
+    // Calls `store(matrix, first row, rows, first output, sums)` for every tile of the products with
+    // several matrices that take the same activations.
     template <typename Store>
-    void multiply(const Team& team, const Rows& rows, const Matrix& matrix, int which,
-                  Store&& store) const {
+    void multiply(const Team& team, const Rows& rows, std::initializer_list<const Matrix*> matrices,
+                  int which, Store&& store) const {
         const Stopwatch stopwatch(c_.times_[team.thread].seconds[kProducts]);
-        const int n_panels = matrix.n_panels();
+        int n_panels = 0;
+        for (const Matrix* matrix : matrices) n_panels += matrix->n_panels();
         const int step = std::max(1, n_panels / (team.size() * 6));
         team.each(ceil_div(n_panels, step), [&](int task) {
-            alignas(64) float sums[kTileRows * kPanel];
             const int last = std::min((task + 1) * step, n_panels);
-            for (int panel = task * step; panel < last; panel++) {
-                for (int i = 0; i < rows.size(); i += kTileRows) {
-                    const int n = std::min(kTileRows, rows.size() - i);
-                    kernels_.multiply(matrix.coding, matrix.panel(panel),
-                                      tile(which, rows.scratch + i), matrix.n_superblocks(),
-                                      n, sums);
-                    store(i, n, panel * kPanel, sums);
+            for (int i = task * step; i < last; i++) {
+                int m = 0, panel = i;
+                while (panel >= matrices.begin()[m]->n_panels()) {
+                    panel -= matrices.begin()[m++]->n_panels();
                 }
+                multiply_panel(rows, *matrices.begin()[m], which, panel,
+                               [&](int row, int n, float* sums) {
+                                   store(m, row, n, panel * kPanel, sums);
+                               });
             }
         });
+    }
+
+    template <typename Store>
+    void multiply_panel(const Rows& rows, const Matrix& matrix, int which, int panel,
+                        Store&& store) const {
+        alignas(64) float sums[kTileRows * kPanel];
+        for (int i = 0; i < rows.size(); i += kTileRows) {
+            const int n = std::min(kTileRows, rows.size() - i);
+            kernels_.multiply(matrix.coding, matrix.panel(panel), tile(which, rows.scratch + i),
+                              matrix.n_superblocks(), n, sums);
+            store(i, n, sums);
+        }
     }
 
     // Adds a product, normalized first if the architecture wants that, to the residual stream.
     void add_product(const Team& team, const Rows& rows, const Matrix& matrix, const Buffer& bias,
                      const Buffer& post_norm) const {
         const bool is_direct = !post_norm.bytes();
-        multiply(team, rows, matrix, 0, [&](int i, int n, int output, float* sums) {
+        multiply(team, rows, {&matrix}, 0, [&](int, int i, int n, int output, float* sums) {
             for (int r = 0; r < n; r++) {
                 float* sum = sums + r * kPanel;
                 if (bias.bytes()) add_panel(sum, bias.floats() + output);
@@ -250,26 +265,49 @@ class Context::Work {
     // Queries, keys and values of a layer; the last two go to the cache.
     void project(const Team& team, const Rows& rows, int index) const {
         const Layer& layer = model_.layer(index);
-        const Matrix* matrices[] = {&layer.q, &layer.k, &layer.v};
-        const Buffer* biases[] = {&layer.q_bias, &layer.k_bias, &layer.v_bias};
-        const int begins[] = {0, shape_.query_width(), shape_.query_width() + shape_.kv_width()};
-        const Matrix* encoded = nullptr;
-        for (int m = 0; m < 3; m++) {
-            const Matrix& matrix = *matrices[m];
-            if (!encoded || !(ActivationFormat(encoded->format()) == ActivationFormat(matrix.format()))) {
-                encode(team, rows, matrix, 0,
-                       [&](int row) { return normed(team.thread, row, layer.attention_norm); });
-                encoded = &matrix;
-            }
-            multiply(team, rows, matrix, 0, [&](int i, int n, int output, float* sums) {
-                for (int r = 0; r < n; r++) {
-                    float* sum = sums + r * kPanel;
-                    if (biases[m]->bytes()) add_panel(sum, biases[m]->floats() + output);
-                    std::memcpy(projected(rows.scratch + i + r) + begins[m] + output, sum, kPanel * 4);
-                }
-            });
+        const auto source = [&](int row) { return normed(team.thread, row, layer.attention_norm); };
+        const int width = shape_.query_width();
+        const Projection query{&layer.q, &layer.q_bias, 0}, key{&layer.k, &layer.k_bias, width},
+            value{&layer.v, &layer.v_bias, width + shape_.kv_width()};
+        encode(team, rows, layer.q, 0, source);
+        // Mixtures often keep values more exactly than queries and keys.
+        if (takes_same(layer.q, layer.k) && takes_same(layer.q, layer.v)) {
+            apply(team, rows, {query, key, value});
+        } else {
+            apply(team, rows, {query});
+            if (!takes_same(layer.q, layer.k)) encode(team, rows, layer.k, 0, source);
+            apply(team, rows, {key});
+            if (!takes_same(layer.k, layer.v)) encode(team, rows, layer.v, 0, source);
+            apply(team, rows, {value});
         }
         team.each(rows.size(), [&](int i) { remember(rows.first + i, rows.scratch + i, index); });
+    }
+
+    struct Projection {
+        const Matrix* matrix;
+        const Buffer* bias;
+        int begin;  // its first output's place in a row
+    };
+
+    static bool takes_same(const Matrix& a, const Matrix& b) {
+        return ActivationFormat(a.format()) == ActivationFormat(b.format());
+    }
+
+    void apply(const Team& team, const Rows& rows, std::initializer_list<Projection> parts) const {
+        const auto store = [&](int m, int i, int n, int output, float* sums) {
+            const Projection& part = parts.begin()[m];
+            for (int r = 0; r < n; r++) {
+                float* sum = sums + r * kPanel;
+                if (part.bias->bytes()) add_panel(sum, part.bias->floats() + output);
+                std::memcpy(projected(rows.scratch + i + r) + part.begin + output, sum, kPanel * 4);
+            }
+        };
+        const Projection* part = parts.begin();
+        if (parts.size() == 1) {
+            multiply(team, rows, {part->matrix}, 0, store);
+        } else {
+            multiply(team, rows, {part[0].matrix, part[1].matrix, part[2].matrix}, 0, store);
+        }
     }
 
     // Turns a row's queries and keys, and stores queries, keys and values as int16.
@@ -368,10 +406,9 @@ class Context::Work {
     void feed_forward(const Team& team, const Rows& rows, const Layer& layer) const {
         const auto source = [&](int row) { return normed(team.thread, row, layer.ffn_norm); };
         encode(team, rows, layer.gate, 0, source);
-        const bool is_shared =
-            ActivationFormat(layer.gate.format()) == ActivationFormat(layer.up.format());
+        const bool is_shared = takes_same(layer.gate, layer.up);
         if (!is_shared) encode(team, rows, layer.up, 1, source);
-        multiply(team, rows, layer.gate, 0, [&](int i, int n, int output, float* gates) {
+        multiply(team, rows, {&layer.gate}, 0, [&](int, int i, int n, int output, float* gates) {
             alignas(64) float ups[kTileRows * kPanel];
             const int which = is_shared ? 0 : 1;
             kernels_.multiply(layer.up.coding, layer.up.panel(output / kPanel),
@@ -399,13 +436,14 @@ class Context::Work {
                                   shape_.norm_eps, out);
                 return out;
             });
-            multiply(all, rows, model_.head(), 0, [&](int i, int n, int output, float* sums) {
+            const auto store = [&](int, int i, int n, int output, float* sums) {
                 for (int r = 0; r < n; r++) {
                     float* out = logits_ + stride_ * (first + i + r) + output;
                     std::memcpy(out, sums + r * kPanel, kPanel * 4);
                     if (shape_.logit_softcap > 0) cap(out);
                 }
-            });
+            };
+            multiply(all, rows, {&model_.head()}, 0, store);
         }
     }
 

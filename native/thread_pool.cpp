@@ -15,9 +15,9 @@
 namespace llamaherd {
 namespace {
 
-// About 20 microseconds: longer than a phase is uneven, shorter than a time slice. On a machine
+// Some 20 microseconds: longer than a phase is uneven, shorter than waking a thread. On a machine
 // that is busy with other things, waiting longer would only take the core from them.
-constexpr int kSpins = 400;
+constexpr int kSpins = 1500;
 
 void pause() {
 #if defined(__x86_64__)
