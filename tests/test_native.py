@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,16 @@ def test_auto_takes_native_where_it_can(tmp_path: Path) -> None:
     assert "this model is 'bloom'" in choose_engine(other).reason
     with pytest.raises(ModelLoadError, match="native engine does not run other.gguf.*llama.cpp"):
         choose_engine(other, "native")
+
+
+def test_without_the_compiled_part_llama_cpp_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a platform for which it cannot be built."""
+    monkeypatch.setitem(sys.modules, "llamaherd._native", None)
+    with Model.load("demo") as model:
+        assert model.info.engine == "llama.cpp"
+        assert "Lima" in model.generate(QUESTION, temperature=0).text
+    with pytest.raises(ModelLoadError, match="not built for this platform; take engine='llama"):
+        Model.load("demo", engine="native")
 
 
 def test_engines_agree_on_the_demo_model() -> None:
