@@ -26,7 +26,7 @@ def make_sequences(rng: random.Random, n_rows: int) -> list[Sequence]:
         prompt = rng.choice(stems) + tail
         rows.append(
             Sequence(
-                list(prompt), len(prompt), rng.randrange(1, 12), priority=rng.choice([0, 0, 0, 9])
+                list(prompt), len(prompt), rng.randrange(1, 12), priority=rng.choice([0, 0, 9, 200])
             )
         )
     return rows
@@ -175,6 +175,27 @@ def test_a_high_priority_row_starts_at_once_and_a_low_one_does_not_starve() -> N
             return
         crowded.add([Sequence([6, 6], 2, 1, priority=3)])
     raise AssertionError("a row of low priority starves")
+
+
+@pytest.mark.parametrize("memory", [MemoryKind.UNIFIED, MemoryKind.PARTITIONED])
+def test_an_urgent_row_takes_the_place_of_a_running_one(memory: MemoryKind) -> None:
+    """Into a full batch and a queue of 500: it starts in the next step, and nobody loses tokens."""
+    bound = limits(memory, n_slots=8)
+    runner = ScriptedRunner(follow, bound, N_VOCAB)
+    scheduler = Scheduler(bound, max_running=8)
+    rows = [Sequence([1 + i % 60, 1 + i // 60], 2, 6) for i in range(500)]
+    scheduler.add(rows)
+    for row in scheduler.schedule().sequences:
+        assert row.slot is not None
+    scheduler.add([urgent := Sequence([7] * 5, 5, 6, priority=255)])
+    scheduler.add([mild := Sequence([8] * 5, 5, 6, priority=100)])
+    next_step = scheduler.schedule()
+    assert urgent in next_step.sequences and mild not in next_step.sequences
+    everybody = [*scheduler.drain()]
+    again = Scheduler(bound, max_running=8)
+    run_all(again, runner, everybody, random.Random(0))
+    for row in [*rows, urgent, mild]:
+        assert row.tokens[row.n_prompt :] == expected_tokens(row.tokens[: row.n_prompt], 6)
 
 
 def test_a_tail_of_scattered_slots_is_moved_together() -> None:

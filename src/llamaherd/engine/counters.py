@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from llamaherd.results import ProcessorStats
 
@@ -28,6 +29,8 @@ class Counters:
     schedule_s: float = 0.0
     sample_s: float = 0.0
     text_s: float = 0.0
+    pass_sizes: Counter[int] = field(default_factory=Counter)
+    """Forward passes by their number of rows."""
 
     def stats(self) -> ProcessorStats:
         """The counters as callers see them."""

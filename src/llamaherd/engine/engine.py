@@ -154,6 +154,15 @@ class Engine:
         """Counters since the engine was opened."""
         return self._counters.stats()
 
+    def pass_sizes(self) -> dict[int, int]:
+        """How many forward passes there were with how many rows each."""
+        return dict(self._counters.pass_sizes)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether rows are accepted."""
+        return not self._inbox.is_closing
+
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedProcess(
@@ -202,10 +211,10 @@ class Engine:
                     self._wake.wait()
                 if self._inbox.is_aborting:
                     return False
-                submitted = list(self._inbox.submitted)
-                cancelled = list(self._inbox.cancelled)
-                self._inbox.submitted.clear()
-                self._inbox.cancelled.clear()
+                submitted, self._inbox.submitted = self._inbox.submitted, deque()
+                # Exchanged in one go: a stream that is garbage collected on this very thread
+                # cancels its row in between any two instructions.
+                cancelled, self._inbox.cancelled = self._inbox.cancelled, deque()
                 cancels_all, self._inbox.cancels_all = self._inbox.cancels_all, False
             for submitted_s, requests in submitted:
                 self._accept(submitted_s, requests)
@@ -311,7 +320,9 @@ class Engine:
         if output.no_room or step.plan.is_empty:
             self._make_room()
             return None
-        self._counters.steps += bool(step.plan.chunks)
+        if step.plan.chunks:
+            self._counters.steps += 1
+            self._counters.pass_sizes[len(step.plan.chunks)] += 1
         return output
 
     def _make_room(self) -> None:
@@ -336,6 +347,7 @@ class Engine:
                 continue
             if not output.no_room:
                 self._counters.steps += 1
+                self._counters.pass_sizes[1] += 1
                 self._advance(alone, output)
 
     def _advance(self, step: Step, output: StepOutput) -> None:

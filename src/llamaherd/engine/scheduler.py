@@ -29,12 +29,14 @@ from llamaherd.engine.plan import (
     Trim,
 )
 from llamaherd.engine.prefix_tree import PrefixTree
-from llamaherd.engine.waiting import MIN_SHARED_TOKENS, Sequence, WaitingRows
+from llamaherd.engine.waiting import MIN_SHARED_TOKENS, Sequence, WaitingRows, urgency
 
 __all__ = ["Scheduler", "Step"]
 
 # Idle sequences slow down attention in a unified KV cache (llama.cpp issue 25804): few stay.
 MAX_PARKED_UNIFIED = 8
+# A waiting row that is this many levels of priority above a running one takes its place.
+URGENT_LEVELS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Scheduler:
         operations = self._pending_operations
         self._pending_operations = []
         self._secure_decodes(operations)
+        self._yield_to_urgent(operations)
         if self._limits.memory is MemoryKind.PARTITIONED and not self._waiting:
             self._close_gaps(operations)
         budget = self._limits.n_batch
@@ -205,6 +208,18 @@ class Scheduler:
     def _victim(self) -> Sequence:
         """Who gives way: the lowest priority, and among those the youngest."""
         return min(reversed(self._running), key=lambda s: s.priority)
+
+    def _yield_to_urgent(self, operations: list[MemoryOperation]) -> None:
+        """In a full batch, let the least urgent row make room for one that cannot wait.
+
+        At most one a step, so that a flood of urgent rows does not throw out everybody at once.
+        """
+        if not self._waiting or len(self._running) < self._max_running:
+            return
+        victim = min(reversed(self._running), key=lambda s: urgency(s, self._step))
+        gap = urgency(self._waiting.next(self._step), self._step) - urgency(victim, self._step)
+        if gap >= URGENT_LEVELS:
+            self._preempt(victim, operations)
 
     def _preempt(self, sequence: Sequence, operations: list[MemoryOperation]) -> None:
         """Send a sequence back to the head of its lane. It keeps its generated tokens."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from llamaherd.engine.prefix_tree import common_prefix_length
 
-__all__ = ["MIN_SHARED_TOKENS", "Sequence", "WaitingRows", "order_window"]
+__all__ = ["MIN_SHARED_TOKENS", "Sequence", "WaitingRows", "order_window", "urgency"]
 
 # A row waits for another one that is computing the same beginning only if that saves at
 # least this many tokens.
@@ -101,7 +101,7 @@ class WaitingRows:
         if len(self._lanes) == 1:
             return next(iter(self._lanes.values())).head()
         heads = [lane.head() for lane in self._lanes.values() if lane.ordered or lane.arrivals]
-        return max(heads, key=lambda s: s.priority + (step - s.submitted_step) / AGEING_STEPS)
+        return max(heads, key=lambda s: urgency(s, step))
 
     def pop(self, sequence: Sequence) -> Sequence:
         """Take out the row that `next` gave."""
@@ -135,6 +135,11 @@ class WaitingRows:
 
     def _lane(self, sequence: Sequence) -> _Lane:
         return self._lanes.setdefault(sequence.priority, _Lane())
+
+
+def urgency(sequence: Sequence, step: int) -> float:
+    """A row's priority, raised by its age: nothing is overtaken forever."""
+    return sequence.priority + (step - sequence.submitted_step) / AGEING_STEPS
 
 
 def order_window(sequences: list[Sequence]) -> list[Sequence]:

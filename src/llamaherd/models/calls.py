@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from llamaherd.config import GenerationConfig
 from llamaherd.engine.engine import Engine
-from llamaherd.engine.request import Request
+from llamaherd.engine.request import Request, Sink
+from llamaherd.engine.seeds import draw_seed
 from llamaherd.errors import (
+    ConfigError,
     LlamaherdError,
     RequestCancelled,
     RequestError,
@@ -15,7 +18,35 @@ from llamaherd.errors import (
 )
 from llamaherd.results import FinishReason, GenerationResult
 
-__all__ = ["AnswerSink", "StreamSink", "read_stream", "wait_for"]
+__all__ = ["AnswerSink", "StreamSink", "failure_of", "make_request", "read_stream", "wait_for"]
+
+
+def make_request(
+    tokens: list[int],
+    config: GenerationConfig,
+    sink: Sink,
+    *,
+    id: str | None = None,
+    priority: int = 0,
+) -> Request:
+    """The request of a single call.
+
+    Args:
+        tokens: The prompt's token ids.
+        config: How to generate; a missing seed is drawn here.
+        sink: Receives the outcome.
+        id: The caller's id.
+        priority: 0 to 255, higher first.
+
+    Raises:
+        ConfigError: Several answers were asked for.
+    """
+    if config.n != 1:
+        raise ConfigError(
+            f"n is {config.n}; for several answers use ParallelProcessor.batch_generate"
+        )
+    seed = config.seed if config.seed is not None else draw_seed()
+    return Request(tokens, config, sink, seed, id=id, priority=priority)
 
 
 class AnswerSink:
@@ -100,17 +131,20 @@ def read_stream(engine: Engine, request: Request, sink: StreamSink) -> Iterator[
             text, result = sink.read()
             if text:
                 yield text
-        _raise_for_error(result)
+        error = failure_of(result)
+        if error is not None:
+            raise error
     finally:
         if result is None:
             engine.cancel([request])
 
 
-def _raise_for_error(result: GenerationResult) -> None:
+def failure_of(result: GenerationResult) -> LlamaherdError | None:
+    """What to raise for a row that failed, for callers that have no use for partial answers."""
     if result.error is None:
-        return
+        return None
     kinds: dict[FinishReason, type[LlamaherdError]] = {
         FinishReason.TIMEOUT: RequestTimeout,
         FinishReason.CANCELLED: RequestCancelled,
     }
-    raise kinds.get(result.finish_reason, RequestError)(str(result.error))
+    return kinds.get(result.finish_reason, RequestError)(str(result.error))

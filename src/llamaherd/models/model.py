@@ -13,7 +13,6 @@ from typing import Any, cast
 from llamaherd.config import EngineConfig, GenerationConfig, ThreadPoolConfig
 from llamaherd.engine.engine import Engine
 from llamaherd.engine.request import Request
-from llamaherd.engine.seeds import draw_seed
 from llamaherd.errors import (
     ConfigError,
     InvalidPrompt,
@@ -25,7 +24,13 @@ from llamaherd.hardware import available_cpus, available_memory
 from llamaherd.llama.gguf_file import check_model_file, read_header
 from llamaherd.llama.vocabulary import LlamaVocabulary
 from llamaherd.llama.weights import LoraSource, Weights
-from llamaherd.models.calls import AnswerSink, StreamSink, read_stream, wait_for
+from llamaherd.models.calls import (
+    AnswerSink,
+    StreamSink,
+    make_request,
+    read_stream,
+    wait_for,
+)
 from llamaherd.models.chat_template import ChatTemplate
 from llamaherd.models.engine_choice import EngineName, choose_engine
 from llamaherd.models.info import ModelInfo
@@ -373,12 +378,7 @@ class Model:
         config = config or GenerationConfig()
         if options:
             config = replace(config, **options)
-        if config.n != 1:
-            raise ConfigError(
-                f"n is {config.n}; for several answers use ParallelProcessor.batch_generate"
-            )
-        seed = config.seed if config.seed is not None else draw_seed()
-        return Request(self.encode(prompt), config, sink, seed)
+        return make_request(self.encode(prompt), config, sink)
 
     def _require_chat(self) -> ChatTemplate:
         if self._chat is None:
