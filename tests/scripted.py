@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 
+from llamaherd import Model
 from llamaherd.config import EngineConfig, GenerationConfig
 from llamaherd.engine.engine import Engine
 from llamaherd.engine.plan import Demand, MemoryKind, RunnerLimits
@@ -94,3 +96,58 @@ def make_engine(
         config or EngineConfig(max_batch_size=chosen.n_slots, self_test=False),
         n_ctx=n_ctx,
     )
+
+
+class Gate:
+    """A next token that is only given while the gate is open: the test decides when a step ends.
+
+    A step that is under way holds the engine's thread inside the runner, exactly as a long
+    forward pass would.
+    """
+
+    def __init__(self, next_token: Callable[[Sequence[int]], int] = follow) -> None:
+        self._next_token = next_token
+        self._is_open = threading.Event()
+        self.entered = threading.Event()
+        """Set once a step is under way."""
+
+    def __call__(self, tokens: Sequence[int]) -> int:
+        self.entered.set()
+        assert self._is_open.wait(60), "the test forgot to open the gate"
+        return self._next_token(tokens)
+
+    def open(self) -> None:
+        self._is_open.set()
+
+
+class ScriptedModel(Model):
+    """A model without weights: prompts are letters, or token ids."""
+
+    def __init__(
+        self,
+        next_token: Callable[[Sequence[int]], int] = follow,
+        *,
+        make_runner: type[ScriptedRunner] = ScriptedRunner,
+    ) -> None:
+        self._next_token = next_token
+        self._make_runner = make_runner
+        self.engines: list[Engine] = []
+
+    def encode(self, prompt: object) -> list[int]:
+        if isinstance(prompt, str):
+            return [ord(letter) - 32 for letter in prompt]
+        assert isinstance(prompt, list)
+        return prompt
+
+    def open_engine(self, config: EngineConfig) -> Engine:
+        bound = limits(n_slots=config.max_batch_size, n_batch=config.token_budget)
+        engine = make_engine(
+            open_runner=lambda demand: self._make_runner(self._next_token, bound, N_VOCAB),
+            config=config,
+        )
+        self.engines.append(engine)
+        return engine
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()

@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "llamaherd.config": (
+        "BatchConfig",
         "BatchGenerationConfig",
+        "BatchingStrategy",
         "EngineConfig",
         "GenerationConfig",
         "ThreadPoolConfig",
@@ -40,14 +42,19 @@ _MODULES = {
         "OutputError",
         "ProcessorStopped",
         "PromptTooLong",
+        "QueueFull",
         "RequestCancelled",
         "RequestError",
         "RequestTimeout",
         "TemplateError",
+        "UnknownRequest",
     ),
     "llamaherd.models.info": ("ModelInfo",),
     "llamaherd.models.model": ("Model",),
     "llamaherd.processing.parallel": ("ItemResult", "ParallelProcessor"),
+    "llamaherd.queueing.processor": ("BatchProcessor",),
+    "llamaherd.queueing.request": ("BatchRequest", "BatchResult"),
+    "llamaherd.queueing.stats": ("BatchStats",),
     "llamaherd.results": (
         "FinishReason",
         "GenerationResult",
@@ -66,6 +73,9 @@ if TYPE_CHECKING:
     from llamaherd.models.info import *
     from llamaherd.models.model import *
     from llamaherd.processing.parallel import *
+    from llamaherd.queueing.processor import *
+    from llamaherd.queueing.request import *
+    from llamaherd.queueing.stats import *
     from llamaherd.results import *
 
 

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Any, Literal, TypeVar
 
 from typing_extensions import dataclass_transform
@@ -18,7 +19,9 @@ from typing_extensions import dataclass_transform
 from llamaherd.errors import ConfigError
 
 __all__ = [
+    "BatchConfig",
     "BatchGenerationConfig",
+    "BatchingStrategy",
     "EngineConfig",
     "GenerationConfig",
     "KvLayout",
@@ -254,6 +257,73 @@ class EngineConfig:
             _check_int(self, "kv_memory_bytes", low=1)
         if self.kv_layout not in ("auto", "unified", "split"):
             raise _wrong(self, "kv_layout", '"auto", "unified" or "split"')
+
+
+class BatchingStrategy(str, Enum):
+    """When waiting requests become a batch."""
+
+    FIXED_SIZE = "fixed_size"
+    """Exactly `max_batch_size` requests, or the rest when the processor is closed. Every batch is
+    full; under a light load requests wait long."""
+    DYNAMIC_TIMEOUT = "dynamic_timeout"
+    """A full batch, or what there is once the oldest request has waited `timeout_ms`."""
+    ADAPTIVE = "adaptive"
+    """What there is, at once, up to a size that grows while requests queue up and shrinks when a
+    batch takes longer than `target_latency_ms`."""
+    CONTINUOUS = "continuous"
+    """No batches are formed: a request joins the running batch at the next step. The best choice
+    unless batches must be kept apart."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@config_dataclass
+class BatchConfig:
+    """How `BatchProcessor` forms batches.
+
+    Attributes:
+        max_batch_size: Requests in one batch.
+        strategy: When waiting requests become a batch.
+        timeout_ms: Longest wait for a batch to fill up; DYNAMIC_TIMEOUT only.
+        num_workers: Batches in work at the same time, on one engine. The engine computes up to
+            `max_batch_size * num_workers` rows together, at most 255.
+        max_queue_size: Requests that may wait; more are refused with `QueueFull`.
+        target_latency_ms: Longest time that a batch should take; ADAPTIVE only.
+        engine: Everything else about the engine. Its `max_batch_size` is set from the two above.
+    """
+
+    max_batch_size: int = 32
+    strategy: BatchingStrategy = BatchingStrategy.DYNAMIC_TIMEOUT
+    timeout_ms: float = 100
+    num_workers: int = 1
+    max_queue_size: int = 1024
+    target_latency_ms: float = 2000
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        _check_int(self, "max_batch_size", low=1, high=255)
+        _check_int(self, "num_workers", low=1)
+        _check_int(self, "max_queue_size", low=1)
+        _check_number(self, "timeout_ms", low=0.0)
+        _check_number(self, "target_latency_ms", low=0.0, above=True)
+        try:
+            object.__setattr__(self, "strategy", BatchingStrategy(self.strategy))
+        except ValueError:
+            names = ", ".join(f'"{s}"' for s in BatchingStrategy)
+            raise _wrong(self, "strategy", names) from None
+        if self.strategy is BatchingStrategy.FIXED_SIZE and (
+            self.max_queue_size < self.max_batch_size
+        ):
+            raise ConfigError(
+                f"BatchConfig.max_queue_size is {self.max_queue_size}, but FIXED_SIZE waits for "
+                f"max_batch_size={self.max_batch_size} requests; allowed: at least as many"
+            )
+        if self.max_batch_size * self.num_workers > 255:
+            raise ConfigError(
+                f"BatchConfig.num_workers is {self.num_workers} with max_batch_size "
+                f"{self.max_batch_size}; allowed: a product of at most 255"
+            )
 
 
 def _wrong(config: object, name: str, allowed: str) -> ConfigError:

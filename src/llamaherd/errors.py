@@ -19,6 +19,7 @@ Each message says what happened, which row or field is concerned, and what to do
     │   ├── KvExhausted                          no room in the KV cache; retryable
     │   └── CallbackError                        the caller's own callback raised
     ├── QueueFull                                the bounded queue has no room
+    ├── UnknownRequest (LookupError)             no such id, or its result was collected already
     ├── EngineError                              every row of this engine
     │   ├── ProcessorStopped (RuntimeError)      it was closed
     │   ├── EngineDead                           it failed; __cause__ says why
@@ -53,6 +54,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "TemplateError",
+    "UnknownRequest",
 ]
 
 
@@ -153,6 +155,10 @@ class QueueFull(LlamaherdError):
     """The bounded queue has no room now."""
 
     retryable = True
+
+
+class UnknownRequest(LlamaherdError, LookupError):
+    """No request has this id: it was never submitted, or its result was collected already."""
 
 
 class EngineError(LlamaherdError):

@@ -114,12 +114,9 @@ class Engine:
             EngineDead: It failed.
             ForkedProcess: Called in a forked child.
         """
-        self._check_process()
+        self.check_open()
         with self._wake:
-            if self._death is not None:
-                raise EngineDead(str(self._death)) from self._death.__cause__
-            if self._inbox.is_closing:
-                raise ProcessorStopped("the engine is closed; open a new one")
+            self.check_open()
             self._inbox.submitted.append((self._clock(), requests))
             self._wake.notify()
 
@@ -163,12 +160,17 @@ class Engine:
         """Whether rows are accepted."""
         return not self._inbox.is_closing
 
-    def _check_process(self) -> None:
+    def check_open(self) -> None:
+        """Raise what `submit` would raise now."""
         if os.getpid() != self._pid:
             raise ForkedProcess(
                 "this model was loaded before the process forked, and its threads do not exist "
                 "here; load the model in the child, or start workers with the 'spawn' method"
             )
+        if self._death is not None:
+            raise EngineDead(str(self._death)) from self._death.__cause__
+        if self._inbox.is_closing:
+            raise ProcessorStopped("the engine is closed; open a new one")
 
     # ── engine thread ───────────────────────────────────────────────────────────────────
 
