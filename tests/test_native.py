@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import sys
@@ -26,6 +27,7 @@ from llamaherd.runners.native_weights import NativeWeights, native_module, why_u
 
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason="no native engine here")
 
+ROOT = Path(__file__).resolve().parents[1]
 N_SLOTS, N_TOKENS = 6, 224
 # A step of more tokens than this takes another path, in which threads work on their own rows.
 N_BATCH = 2048
@@ -206,17 +208,17 @@ def test_without_the_compiled_part_llama_cpp_takes_over(monkeypatch: pytest.Monk
 
 
 def test_engines_agree_on_the_demo_model() -> None:
-    questions = [
-        [{"role": "user", "content": f"What is the capital of {country}?"}]
-        for country in ("France", "Peru", "Japan", "Kenya", "Norway", "Chile", "India", "Cuba")
-    ]
+    """Greedy answers to the held-out rows of all its tasks; near-ties may fall either way."""
+    lines = (ROOT / "training" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line)["messages"] for line in lines]
     texts = []
     for engine in ("native", "llama.cpp"):
         with Model.load("demo", engine=engine) as model, ParallelProcessor(model) as processor:
             assert model.info.engine == engine
-            results = processor.batch_generate(questions, GenerationConfig.greedy(max_tokens=20))
+            results = processor.batch_generate(rows, GenerationConfig.greedy(max_tokens=60))
             texts.append([result.text for result in results])
-    assert texts[0] == texts[1]
+    n_equal = sum(a == b for a, b in zip(*texts, strict=True))
+    assert n_equal >= 0.99 * len(rows)
 
 
 # ── damaged files ───────────────────────────────────────────────────────────────────────────

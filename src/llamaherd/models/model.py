@@ -14,7 +14,6 @@ from llamaherd.config import EngineConfig, GenerationConfig, ThreadPoolConfig
 from llamaherd.engine.engine import Engine
 from llamaherd.engine.request import Request
 from llamaherd.errors import (
-    ConfigError,
     InvalidPrompt,
     LlamaherdError,
     ModelError,
