@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "llamaherd.aio.context": ("AsyncContext",),
+    "llamaherd.aio.model": ("AsyncModel",),
+    "llamaherd.aio.pool": ("ModelPool", "PoolStats"),
+    "llamaherd.aio.runtime": ("Runtime", "RuntimeMetrics", "SpawnedTask"),
+    "llamaherd.aio.stream": ("StreamPiece", "TokenStream"),
+    "llamaherd.aio.tasks": ("TaskManager", "WorkerState", "WorkerStatus"),
     "llamaherd.config": (
+        "AsyncConfig",
         "BatchConfig",
         "BatchGenerationConfig",
         "BatchingStrategy",
         "EngineConfig",
         "GenerationConfig",
+        "StreamConfig",
         "ThreadPoolConfig",
     ),
     "llamaherd.errors": (
@@ -68,6 +76,12 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = sorted([*_MODULE_OF, "__version__"])
 
 if TYPE_CHECKING:
+    from llamaherd.aio.context import *
+    from llamaherd.aio.model import *
+    from llamaherd.aio.pool import *
+    from llamaherd.aio.runtime import *
+    from llamaherd.aio.stream import *
+    from llamaherd.aio.tasks import *
     from llamaherd.config import *
     from llamaherd.errors import *
     from llamaherd.models.info import *

@@ -19,12 +19,14 @@ from typing_extensions import dataclass_transform
 from llamaherd.errors import ConfigError
 
 __all__ = [
+    "AsyncConfig",
     "BatchConfig",
     "BatchGenerationConfig",
     "BatchingStrategy",
     "EngineConfig",
     "GenerationConfig",
     "KvLayout",
+    "StreamConfig",
     "ThreadPoolConfig",
 ]
 
@@ -64,8 +66,8 @@ def unknown_option(owner: str, name: str, known: list[str]) -> str:
 class GenerationConfig:
     """How one row is generated.
 
-    `BatchGenerationConfig` is the same class. Sampling steps are applied in llama.cpp's
-    order: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
+    `BatchGenerationConfig` and `StreamConfig` are the same class. Sampling steps are applied in
+    llama.cpp's order: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
 
     Attributes:
         max_tokens: Most tokens to generate, at least 1.
@@ -182,6 +184,7 @@ class GenerationConfig:
 
 
 BatchGenerationConfig = GenerationConfig
+StreamConfig = GenerationConfig
 
 
 @config_dataclass
@@ -324,6 +327,40 @@ class BatchConfig:
                 f"BatchConfig.num_workers is {self.num_workers} with max_batch_size "
                 f"{self.max_batch_size}; allowed: a product of at most 255"
             )
+
+
+@config_dataclass
+class AsyncConfig:
+    """What `AsyncModel.load_with_config` loads, and how it runs.
+
+    Attributes:
+        model_path: Anything that `Model.load` takes.
+        gpu_layers: Layers to put on the GPU; -1 for all.
+        context_size: Tokens that one row may hold.
+        threads: Compute threads; None takes the CPUs this process may use.
+        flash_attention: Insist on it; otherwise llama.cpp decides.
+        max_concurrent: Rows in work at the same time; further calls wait for their turn.
+        timeout_ms: Longest time from a row's first step to its end, unless its own configuration
+            says otherwise; None sets no limit. For a limit on the whole call use
+            `asyncio.timeout`.
+    """
+
+    model_path: str = ""
+    gpu_layers: int = 0
+    context_size: int = 2048
+    threads: int | None = None
+    flash_attention: bool = False
+    max_concurrent: int = 4
+    timeout_ms: float | None = 30_000
+
+    def __post_init__(self) -> None:
+        _check_int(self, "gpu_layers", low=-1)
+        _check_int(self, "context_size", low=8)
+        _check_int(self, "max_concurrent", low=1, high=255)
+        if self.threads is not None:
+            _check_int(self, "threads", low=1)
+        if self.timeout_ms is not None:
+            _check_number(self, "timeout_ms", low=0.0, above=True)
 
 
 def _wrong(config: object, name: str, allowed: str) -> ConfigError:

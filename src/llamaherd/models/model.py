@@ -32,6 +32,7 @@ from llamaherd.models.calls import (
 )
 from llamaherd.models.chat_template import ChatTemplate
 from llamaherd.models.engine_choice import EngineName, choose_engine
+from llamaherd.models.fingerprint import fingerprint
 from llamaherd.models.info import ModelInfo
 from llamaherd.models.memory import check_memory, estimate_file
 from llamaherd.models.runner_factory import RunnerFactory
@@ -183,6 +184,17 @@ class Model:
     def metadata(self) -> dict[str, str]:
         """All metadata of the file that is not an array, as text."""
         return self._weights.metadata()
+
+    def fingerprint(self) -> str:
+        """Tells this model from others, for files that belong to one model.
+
+        Raises:
+            ModelError: Its file cannot be read any more.
+        """
+        try:
+            return fingerprint(self._weights.path, self.metadata())
+        except OSError as error:
+            raise ModelError(f"cannot read {self._weights.path} any more: {error}") from error
 
     # ── text ────────────────────────────────────────────────────────────────────────────
 

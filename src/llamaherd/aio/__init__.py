@@ -1,0 +1,1 @@
+"""The engine for asyncio: awaitable answers, token streams, conversations, pools."""
