@@ -56,6 +56,7 @@ _MODULES = {
         "RequestTimeout",
         "TemplateError",
         "UnknownRequest",
+        "WorkerCrashed",
     ),
     "llamaherd.models.info": ("ModelInfo",),
     "llamaherd.models.model": ("Model",),

@@ -17,6 +17,7 @@ Each message says what happened, which row or field is concerned, and what to do
     │   ├── RequestCancelled
     │   ├── DecodeFailed                         the runner failed on this row; retryable
     │   ├── KvExhausted                          no room in the KV cache; retryable
+    │   ├── WorkerCrashed                        it ended worker processes
     │   └── CallbackError                        the caller's own callback raised
     ├── QueueFull                                the bounded queue has no room
     ├── UnknownRequest (LookupError)             no such id, or its result was collected already
@@ -55,6 +56,7 @@ __all__ = [
     "RequestTimeout",
     "TemplateError",
     "UnknownRequest",
+    "WorkerCrashed",
 ]
 
 
@@ -145,6 +147,10 @@ class KvExhausted(RequestError):
     """The KV cache had no room for this row, even with every other row out of the way."""
 
     retryable = True
+
+
+class WorkerCrashed(RequestError):
+    """A worker process ended while it ran this row, and ends again when it is tried again."""
 
 
 class CallbackError(RequestError):

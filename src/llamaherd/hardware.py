@@ -25,6 +25,7 @@ __all__ = [
     "available_memory",
     "cpu_facts",
     "existing_cores",
+    "first_siblings",
     "numa_nodes",
     "total_memory",
     "validate_affinity",
@@ -125,6 +126,17 @@ def numa_nodes(root: Path = _ROOT) -> dict[int, tuple[int, ...]]:
         for folder in folders
     }
     return dict(sorted(nodes.items()))
+
+
+def first_siblings(root: Path = _ROOT) -> dict[int, int]:
+    """For each hardware thread, the lowest one on the same core; empty if the system is silent."""
+    pattern = "sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list"
+    siblings = {}
+    for path in root.glob(pattern):
+        threads = tuple(_parse_ranges(_read(path)))
+        if threads:
+            siblings[int(path.parts[-3].removeprefix("cpu"))] = min(threads)
+    return siblings
 
 
 def validate_affinity(

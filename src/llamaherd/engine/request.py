@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from llamaherd.config import GenerationConfig
-from llamaherd.results import GenerationResult
+from llamaherd.results import GenerationResult, ProcessorStats
 
-__all__ = ["Request", "Sink"]
+__all__ = ["Request", "RowEngine", "Sink"]
 
 
 class Sink(Protocol):
@@ -55,3 +56,27 @@ class Request:
     choice: int = 0
     priority: int = 0
     context: object = field(default=None)
+
+
+class RowEngine(Protocol):
+    """Whatever runs rows: the engine, or several of them in processes of their own."""
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Accept rows; each is finished exactly once if this returns."""
+        ...
+
+    def cancel(self, requests: Iterable[Request]) -> None:
+        """Stop rows soon. Rows that have ended are not affected."""
+        ...
+
+    def cancel_all(self) -> None:
+        """Stop every row that was submitted before this call."""
+        ...
+
+    def stats(self) -> ProcessorStats:
+        """Counters since it was opened."""
+        ...
+
+    def close(self, *, drain: bool = False) -> None:
+        """End every row, finished first if asked, and free everything. May be called twice."""
+        ...

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from llamaherd.config import GenerationConfig
-from llamaherd.engine.engine import Engine
-from llamaherd.engine.request import Request, Sink
+from llamaherd.engine.request import Request, RowEngine, Sink
 from llamaherd.engine.seeds import draw_seed
 from llamaherd.errors import (
     ConfigError,
@@ -108,7 +107,7 @@ class StreamSink:
             return text, self._result
 
 
-def wait_for(engine: Engine, request: Request, sink: AnswerSink) -> GenerationResult:
+def wait_for(engine: RowEngine, request: Request, sink: AnswerSink) -> GenerationResult:
     """Run one request. Leaving by an exception, such as Ctrl-C, cancels it."""
     engine.submit([request])
     try:
@@ -118,7 +117,7 @@ def wait_for(engine: Engine, request: Request, sink: AnswerSink) -> GenerationRe
         raise
 
 
-def read_stream(engine: Engine, request: Request, sink: StreamSink) -> Iterator[str]:
+def read_stream(engine: RowEngine, request: Request, sink: StreamSink) -> Iterator[str]:
     """Run one request and give its text as it is written. Leaving early cancels it.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from llamaherd.config import EngineConfig, GenerationConfig, ThreadPoolConfig
 from llamaherd.engine.engine import Engine
-from llamaherd.engine.request import Request
+from llamaherd.engine.request import Request, RowEngine
 from llamaherd.errors import (
     InvalidPrompt,
     LlamaherdError,
@@ -65,17 +65,21 @@ class Model:
         self,
         weights: Weights,
         *,
+        engine: str,
         native: NativeWeights | None,
         vocab_only: bool,
         n_ctx: int | None,
         threads: ThreadPoolConfig,
         flash_attention: bool,
         gpu_layers: int,
+        lora: Sequence[LoraSource] = (),
         chat_template: str | None = None,
     ) -> None:
         self._weights = weights
+        self._engine_name = engine
         self._native = native
         self._vocab_only = vocab_only
+        self._lora = tuple(lora)
         self._facts = weights.facts()
         self._n_ctx = n_ctx
         self._threads = threads
@@ -86,7 +90,7 @@ class Model:
         self._tokenizer = BatchTokenizer(self._vocabulary, pre, threads)
         self._chat = ChatTemplate.for_model(weights, self._tokenizer, chat_template)
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._engine: RowEngine | None = None
         self._open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
     @classmethod
@@ -152,14 +156,30 @@ class Model:
         )
         return cls(
             weights,
+            engine=choice.name,
             native=native,
             vocab_only=vocab_only,
             n_ctx=n_ctx,
             threads=threads,
             flash_attention=flash_attention,
             gpu_layers=gpu_layers,
+            lora=lora,
             chat_template=chat_template,
         )
+
+    def load_options(self) -> dict[str, Any]:
+        """Arguments of `load`, as plain data, that load the same weights in another process."""
+        return {
+            "source": str(self._weights.path),
+            "engine": self._engine_name,
+            "n_ctx": self._n_ctx,
+            "gpu_layers": self._gpu_layers,
+            "flash_attention": self._flash_attention,
+            "lora": [
+                (str(source[0]), float(source[1])) if isinstance(source, tuple) else str(source)
+                for source in self._lora
+            ],
+        }
 
     @property
     def info(self) -> ModelInfo:
@@ -176,7 +196,7 @@ class Model:
             n_ctx_train=facts.n_ctx_train,
             size_bytes=facts.size_bytes,
             quantisation=facts.quantization,
-            engine="llama.cpp" if self._native is None else "native",
+            engine=self._engine_name,
             chat_template=self._chat is not None,
             path=str(self._weights.path),
         )
@@ -350,7 +370,7 @@ class Model:
         self._open_engines.add(engine)
         return engine
 
-    def with_engine(self, engine: Engine) -> Model:
+    def with_engine(self, engine: RowEngine) -> Model:
         """The same model, whose `generate` and `stream` run on `engine`."""
         twin = Model.__new__(Model)
         twin.__dict__.update(self.__dict__)
@@ -372,7 +392,7 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _default_engine(self) -> Engine:
+    def _default_engine(self) -> RowEngine:
         with self._lock:
             if self._engine is None:
                 self._engine = self.open_engine(EngineConfig())

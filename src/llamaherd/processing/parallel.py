@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from llamaherd.config import (
     BatchGenerationConfig,
@@ -17,10 +17,12 @@ from llamaherd.config import (
     KvLayout,
     ThreadPoolConfig,
 )
+from llamaherd.engine.request import RowEngine
 from llamaherd.errors import ConfigError, LlamaherdError
 from llamaherd.models.model import Model, Prompt
 from llamaherd.processing.progress import ProgressCallback, watch
 from llamaherd.processing.rows import RowStream
+from llamaherd.replicas.open import open_replicas
 from llamaherd.results import GenerationResult, ProcessorStats, RowError
 
 __all__ = ["ItemResult", "ParallelProcessor"]
@@ -79,6 +81,11 @@ class ParallelProcessor:
         kv_memory_bytes: Most memory for the KV cache.
         token_budget: Tokens in one forward pass.
         self_test: Compare rows alone and in a batch at the start.
+        replicas: Run this many engines in processes of their own, each with `max_batch_size`
+            rows and an equal share of the cores (by memory node, if the thread pool is
+            `numa_aware`) and of the KV memory; ``"auto"`` takes one per memory node. They pull
+            rows from one queue, or have fixed shares if `work_stealing` is off. Rows of a
+            process that is killed run again on another. None runs one engine in this process.
 
     Raises:
         ConfigError: An option is wrong.
@@ -98,6 +105,7 @@ class ParallelProcessor:
         kv_memory_bytes: int | None = None,
         token_budget: int = 2048,
         self_test: bool = True,
+        replicas: int | Literal["auto"] | None = None,
     ) -> None:
         self._config = EngineConfig(
             max_batch_size=max_batch_size,
@@ -110,8 +118,12 @@ class ParallelProcessor:
         )
         self._enable_metrics = enable_metrics
         owns_model = not isinstance(model, Model)
-        self._model = model if isinstance(model, Model) else Model.load(model)
-        self._engine = self._model.open_engine(self._config)
+        if isinstance(model, Model):
+            self._model = model
+        else:
+            # Worker processes load the weights; here the vocabulary is enough.
+            self._model = Model.load(model, vocab_only=replicas is not None)
+        self._engine = _open_engine(self._model, self._config, replicas)
         self._n_deduplicated = 0
         # Also runs when the processor is forgotten, or the interpreter ends, without a close.
         owned = self._model if owns_model else None
@@ -274,6 +286,17 @@ class ParallelProcessor:
             max_in_flight=max_in_flight,
             ordered=ordered,
         )
+
+
+def _open_engine(
+    model: Model, config: EngineConfig, replicas: int | Literal["auto"] | None
+) -> RowEngine:
+    if replicas is None:
+        return model.open_engine(config)
+    is_number = isinstance(replicas, int) and not isinstance(replicas, bool)
+    if replicas != "auto" and not (is_number and replicas >= 1):
+        raise ConfigError(f'replicas is {replicas!r}; allowed: None, "auto", or 1 or more')
+    return open_replicas(model, config, None if replicas == "auto" else replicas)
 
 
 def _close(engine: Any, model: Model | None) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llamaherd.config import GenerationConfig
-from llamaherd.engine.engine import Engine
-from llamaherd.engine.request import Request
+from llamaherd.engine.request import Request, RowEngine
 from llamaherd.engine.row import rejected
 from llamaherd.engine.seeds import draw_seed, row_seed
 from llamaherd.errors import ConfigError, EngineError, LlamaherdError
@@ -65,7 +64,7 @@ class RowStream:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: RowEngine,
         prompts: Iterable[Prompt],
         configs: GenerationConfig | Sequence[GenerationConfig],
         encode: Encoder,

@@ -1,0 +1,1 @@
+"""Several engines in processes of their own, behind the interface of one."""
