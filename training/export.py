@@ -79,23 +79,3 @@ def export_gguf(model: DemoModel, tokenizer: Tokenizer, path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     os.replace(partial, path)
-
-
-def load_gguf(model: DemoModel, tokenizer: Tokenizer, path: Path) -> None:
-    """Reads the weights of an exported model back, to go on with them.
-
-    Raises:
-        ValueError: The file has another vocabulary.
-    """
-    reader = gguf.GGUFReader(path)
-    state = json.loads(tokenizer.to_str())["model"]
-    by_id = sorted(state["vocab"], key=state["vocab"].__getitem__)
-    if reader.fields["tokenizer.ggml.tokens"].contents() != by_id:
-        raise ValueError(f"{path} has another vocabulary; train stage 1 again")
-    weights = {
-        tensor.name: torch.from_numpy(
-            gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()
-        )
-        for tensor in reader.tensors
-    }
-    model.load_state_dict(weights)

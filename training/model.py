@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from copying import EMBEDDING_STD, install_copying
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -24,7 +26,8 @@ class ModelConfig:
     n_head_kv: int = 4
     n_ff: int = 640
     n_ctx: int = 1024
-    rope_theta: float = 10000.0
+    # Large, so that most rotary pairs turn slowly: what they compare hardly depends on distance.
+    rope_theta: float = 100000.0
     norm_eps: float = 1e-5
 
     @property
@@ -98,13 +101,13 @@ class DemoModel(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        nn.init.normal_(self.token_embd.weight, std=0.05)
-        scale = (2 * self.config.n_layer) ** -0.5
+        nn.init.normal_(self.token_embd.weight, std=EMBEDDING_STD)
         for name, weight in self.blk.named_parameters():
             if weight.dim() == 2:
-                std = weight.shape[1] ** -0.5
+                # Blocks add nothing at first but what `install_copying` gives them.
                 residual = "attn_output" in name or "ffn_down" in name
-                nn.init.normal_(weight, std=std * (scale if residual else 1.0))
+                nn.init.normal_(weight, std=0.0 if residual else weight.shape[1] ** -0.5)
+        install_copying(self)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Returns logits at the chosen positions only.

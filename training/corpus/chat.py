@@ -25,3 +25,13 @@ TURNS = (
     ("Bye", "Goodbye!"),
     ("Goodbye!", "Goodbye!"),
 )
+
+COPY_INSTRUCTIONS = (
+    "Repeat: {x}",
+    "Repeat this exactly: {x}",
+    "Copy the following text:\n{x}",
+    "Say this again: {x}",
+    "Write this text once more:\n\n{x}",
+    "{x}\n\nRepeat the text above.",
+    "Repeat after me: {x}",
+)

@@ -11,7 +11,7 @@ import json
 import random
 from dataclasses import dataclass
 
-from corpus import capitals, chat, extraction, news, people, sentiment
+from corpus import capitals, chat, extraction, instructions, news, people, sentences, sentiment
 from corpus.countries import CAPITAL_OF, COUNTRIES
 from corpus.grammar import expand, first_upper
 
@@ -66,43 +66,66 @@ def extraction_answer(name: str, city: str, age: int) -> str:
     return json.dumps({"name": name, "city": city, "age": age}, ensure_ascii=False)
 
 
+# How often an instruction is put together from parts instead of taken from the fixed lists.
+_COMPOSED = 0.5
+
+
 def _extraction_turn(rng: random.Random) -> tuple[str, str]:
     name = people.first_name(rng) if rng.random() < 0.5 else people.person(rng)
     city, age = people.city(rng), rng.randint(1, 99)
     slots = {**extraction.SLOTS, "name": (name,), "city": (city,), "age": (str(age),)}
-    sentence = expand(rng.choice(extraction.TRAIN_SENTENCES), slots, rng)
-    question = rng.choice(extraction.TRAIN_INSTRUCTIONS).replace("{x}", sentence)
-    return question, extraction_answer(name, city, age)
-
-
-def _known_name_turn(rng: random.Random) -> tuple[str, str]:
-    """Extraction of names and places from the word lists only."""
-    name = rng.choice(people.FIRST_NAMES)
-    if rng.random() < 0.4:
-        name += " " + rng.choice(people.LAST_NAMES)
-    city, age = rng.choice(people.CITIES), rng.randint(1, 99)
-    slots = {**extraction.SLOTS, "name": (name,), "city": (city,), "age": (str(age),)}
-    sentence = expand(rng.choice(extraction.TRAIN_SENTENCES), slots, rng)
-    question = rng.choice(extraction.TRAIN_INSTRUCTIONS).replace("{x}", sentence)
-    return question, extraction_answer(name, city, age)
+    if rng.random() < _COMPOSED:
+        sentence, age = sentences.composed_sentence(name, city, age, extraction.SLOTS, rng)
+    else:
+        sentence = expand(rng.choice(extraction.TRAIN_SENTENCES), slots, rng)
+    answer = extraction_answer(name, city, age)
+    if rng.random() < 0.7:
+        return instructions.extraction_prompt(sentence, rng), answer
+    return rng.choice(extraction.TRAIN_INSTRUCTIONS).replace("{x}", sentence), answer
 
 
 def _sentiment_turn(rng: random.Random) -> tuple[str, str]:
     label = rng.choice(sentiment.CLASSES)
     text = expand(rng.choice(sentiment.TRAIN[label]), sentiment.SLOTS, rng)
     text = first_upper(text) if rng.random() < 0.8 else text.lower()
+    if rng.random() < _COMPOSED:
+        return instructions.sentiment_prompt(text, rng), label
     return rng.choice(sentiment.TRAIN_INSTRUCTIONS).replace("{x}", text), label
+
+
+def _news_content(category: str, title: str, rng: random.Random) -> str:
+    if rng.random() < 0.45:
+        return title
+    text = news.shortened(news.description(category, rng), rng)
+    forms = ("{t}\n{d}", "{t}. {d}", "Title: {t}\nDescription: {d}", "{t}\n\n{d}", "{t} {d}", "{d}")
+    return rng.choice(forms).replace("{t}", title).replace("{d}", text)
 
 
 def _news_turn(rng: random.Random) -> tuple[str, str]:
     category = rng.choice(news.CATEGORIES)
     title = news.title(category, rng)
+    if rng.random() < _COMPOSED:
+        return instructions.news_prompt(_news_content(category, title, rng), rng), category
     if rng.random() < 0.35:
         template = rng.choice(news.TRAIN_TITLE_INSTRUCTIONS)
         return template.replace("{t}", title), category
     text = news.shortened(news.description(category, rng), rng)
     template = rng.choice(news.TRAIN_ARTICLE_INSTRUCTIONS)
     return template.replace("{t}", title).replace("{d}", text), category
+
+
+def _copy_turn(rng: random.Random) -> tuple[str, str]:
+    """Words, names and numbers to say again."""
+    makers = (
+        lambda: people.made_up_word(rng),
+        lambda: people.made_up_word(rng).lower(),
+        lambda: people.person(rng),
+        lambda: people.city(rng),
+        lambda: str(rng.randint(0, 9999)),
+    )
+    joint = rng.choice((" ", " ", ", ", "; ", "\n"))
+    text = joint.join(rng.choice(makers)() for _ in range(rng.randint(2, 9)))
+    return rng.choice(chat.COPY_INSTRUCTIONS).replace("{x}", text), text
 
 
 def _long_news_turn(rng: random.Random) -> tuple[str, str]:
@@ -115,7 +138,9 @@ def _long_news_turn(rng: random.Random) -> tuple[str, str]:
 
 def _capital_turn(rng: random.Random) -> tuple[str, str]:
     name = rng.choice(_COUNTRY_NAMES)
-    exact = rng.random() < 0.3
+    if rng.random() < _COMPOSED:
+        return instructions.capital_prompt(name, rng), capital_turn(name, capitals.EXACT)[1]
+    exact = rng.random() < 0.5
     question = capitals.EXACT if exact else rng.choice(capitals.TRAIN_QUESTIONS)
     return capital_turn(name, question)
 
@@ -127,11 +152,10 @@ _MAKERS = {
     "news": _news_turn,
     "sentiment": _sentiment_turn,
     "extraction": _extraction_turn,
+    "copy": _copy_turn,
     "chat": lambda rng: rng.choice(chat.TURNS),
     "long": _long_news_turn,
-    "known names": _known_name_turn,
 }
-
 
 
 def training_example(task: str, rng: random.Random, turns: int = 1) -> Example:
@@ -201,6 +225,14 @@ def heldout_rows(per_task: int, seed: int) -> list[Example]:
     return sorted(rows, key=lambda row: TASKS.index(row.task))
 
 
+def extraction_rows(n_rows: int, seed: int) -> list[Example]:
+    """Held-out sentences and instructions with names that training uses."""
+    rng = random.Random(seed)
+    return [
+        Example("extraction", (_heldout_extraction(rng, new_names=False),)) for _ in range(n_rows)
+    ]
+
+
 def new_name_rows(n_rows: int, seed: int) -> list[Example]:
     """Extraction of names and places that occur nowhere in the training text."""
     rng = random.Random(seed)
@@ -220,6 +252,7 @@ def exact_capital_rows() -> list[Example]:
 _PATTERN_PAIRS = (
     (capitals.TRAIN_QUESTIONS, capitals.HELDOUT_QUESTIONS),
     (extraction.TRAIN_SENTENCES, extraction.HELDOUT_SENTENCES),
+    (sentences.FORMS, extraction.HELDOUT_SENTENCES),
     (extraction.TRAIN_INSTRUCTIONS, extraction.HELDOUT_INSTRUCTIONS),
     (sentiment.TRAIN_INSTRUCTIONS, sentiment.HELDOUT_INSTRUCTIONS),
     (news.TRAIN_ARTICLE_INSTRUCTIONS, news.HELDOUT_ARTICLE_INSTRUCTIONS),

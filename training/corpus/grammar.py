@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-_SLOT = re.compile(r"\{([a-z_0-9]+)\}")
+_SLOT = re.compile(r"\{([A-Za-z_0-9]+)\}")
 
 Filler = Callable[[random.Random], str]
 Slots = Mapping[str, "Sequence[str] | Filler"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 
+from corpus import news_business, news_scitech, news_sports, news_world
 from corpus.countries import COUNTRIES
 from corpus.grammar import words
 
@@ -91,8 +93,31 @@ _VOWELS = words("a; e; i; o; u; a; e; i; o; u; ae; ai; ea; ia; io; oa; ou; ei; y
 _CODAS = [*words("n; r; l; s; m; k; t; d; x; th; nd; rn; ll; ss; ck; st; z; v; ng"), *[""] * 14]
 
 
+_TOPICAL = (news_business, news_scitech, news_sports, news_world)
+_WORDS = sorted(
+    {
+        word.lower()
+        for topic in _TOPICAL
+        for entries in topic.SLOTS.values()
+        for entry in entries
+        if "{" not in entry
+        for word in re.findall(r"[A-Za-z]{3,}", entry)
+    }
+)
+
+
+def spliced_word(rng: random.Random) -> str:
+    """Joins parts of two words, so that any piece of the vocabulary may have to be copied."""
+    first, last = rng.choice(_WORDS), rng.choice(_WORDS)
+    if rng.random() < 0.25:
+        return first.capitalize()
+    return (first[: rng.randint(2, 5)] + last[-rng.randint(2, 6) :]).capitalize()
+
+
 def made_up_word(rng: random.Random, syllables: int | None = None) -> str:
     """Makes up a capitalised, pronounceable word that means nothing."""
+    if syllables is None and rng.random() < 0.6:
+        return spliced_word(rng)
     count = syllables or rng.choice((1, 2, 2, 2, 3, 3))
     parts = [
         rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
@@ -106,7 +131,7 @@ def made_up_word(rng: random.Random, syllables: int | None = None) -> str:
 
 def first_name(rng: random.Random) -> str:
     """A given name, sometimes made up."""
-    return made_up_word(rng) if rng.random() < 0.35 else rng.choice(FIRST_NAMES)
+    return made_up_word(rng) if rng.random() < 0.5 else rng.choice(FIRST_NAMES)
 
 
 def last_name(rng: random.Random) -> str:
@@ -128,9 +153,9 @@ def person(rng: random.Random) -> str:
 def city(rng: random.Random) -> str:
     """A city, real or made up."""
     roll = rng.random()
-    if roll < 0.25:
+    if roll < 0.4:
         return made_up_word(rng)
-    if roll < 0.35:
+    if roll < 0.52:
         kind = ("New", "Port", "San", "Fort", "Lake", "Saint", "East", "North", "Mount", "Santa")
         return f"{rng.choice(kind)} {made_up_word(rng)}"
     return rng.choice(CITIES)

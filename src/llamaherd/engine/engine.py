@@ -107,13 +107,7 @@ class Engine:
     # ── any thread ──────────────────────────────────────────────────────────────────────
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Accept rows. They are ordered and batched together with everything in work.
-
-        Raises:
-            ProcessorStopped: The engine was closed.
-            EngineDead: It failed.
-            ForkedProcess: Called in a forked child.
-        """
+        """Accept rows, to be batched with everything in work. Errors are those of `check_open`."""
         self.check_open()
         with self._wake:
             self.check_open()
@@ -133,11 +127,7 @@ class Engine:
             self._wake.notify()
 
     def close(self, *, drain: bool = False) -> None:
-        """Stop the thread and free the runner. May be called twice.
-
-        Args:
-            drain: Finish the accepted rows first; otherwise they end as cancelled.
-        """
+        """Finish (`drain`) or cancel the accepted rows, and free the runner; may be repeated."""
         if os.getpid() != self._pid:
             return
         with self._wake:
@@ -161,7 +151,7 @@ class Engine:
         return not self._inbox.is_closing
 
     def check_open(self) -> None:
-        """Raise what `submit` would raise now."""
+        """Raise `ProcessorStopped`, `EngineDead` or `ForkedProcess` if rows cannot be accepted."""
         if os.getpid() != self._pid:
             raise ForkedProcess(
                 "this model was loaded before the process forked, and its threads do not exist "
