@@ -32,6 +32,12 @@ class Counters:
     pass_sizes: Counter[int] = field(default_factory=Counter)
     """Forward passes by their number of rows."""
 
+    def count_pass(self, n_rows: int) -> None:
+        """The runner computed so many rows together; none if it only moved memory."""
+        if n_rows:
+            self.steps += 1
+            self.pass_sizes[n_rows] += 1
+
     def stats(self) -> ProcessorStats:
         """The counters as callers see them."""
         return ProcessorStats(

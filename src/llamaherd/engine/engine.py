@@ -22,19 +22,17 @@ from llamaherd.engine.canary import find_interference
 from llamaherd.engine.counters import Counters
 from llamaherd.engine.plan import Demand, Runner, StepOutput, StepPlan
 from llamaherd.engine.request import Request
-from llamaherd.engine.row import Row, rejected
+from llamaherd.engine.row import Row, check_request, rejected
 from llamaherd.engine.sampling import row_logprobs, sample
 from llamaherd.engine.scheduler import Scheduler, Step
 from llamaherd.engine.vocabulary import Vocabulary
 from llamaherd.engine.waiting import Sequence as Work
 from llamaherd.errors import (
     CallbackError,
-    ConfigError,
     DecodeFailed,
     EngineDead,
     EngineError,
     ForkedProcess,
-    InvalidPrompt,
     KvExhausted,
     LlamaherdError,
     ProcessorStopped,
@@ -224,7 +222,7 @@ class Engine:
         rows = []
         for request in requests:
             try:
-                self._check(request)
+                check_request(request, self._vocabulary, self._n_ctx)
                 row = Row(request, self._vocabulary, self._n_ctx, submitted_s)
             except LlamaherdError as error:
                 self._reject(request, error)
@@ -237,22 +235,6 @@ class Engine:
             self._n_needed = max(self._n_needed, n_tokens)
         if self._scheduler is not None:
             self._scheduler.add([row.sequence for row in rows])
-
-    def _check(self, request: Request) -> None:
-        tokens = request.tokens
-        n_vocab = self._vocabulary.n_vocab
-        if not tokens:
-            raise InvalidPrompt("the prompt is empty: there is no token to start from")
-        if min(tokens) < 0 or max(tokens) >= n_vocab:
-            bad = next(t for t in tokens if not 0 <= t < n_vocab)
-            raise InvalidPrompt(f"token id {bad} is outside the vocabulary (0 to {n_vocab - 1})")
-        if len(tokens) >= self._n_ctx:
-            raise PromptTooLong(len(tokens), self._n_ctx)
-        for token in request.config.logit_bias:
-            if token >= n_vocab:
-                raise ConfigError(
-                    f"logit_bias names token {token}, the vocabulary ends at {n_vocab - 1}"
-                )
 
     def _reject(
         self,
@@ -312,9 +294,7 @@ class Engine:
         if output.no_room or step.plan.is_empty:
             self._make_room()
             return None
-        if step.plan.chunks:
-            self._counters.steps += 1
-            self._counters.pass_sizes[len(step.plan.chunks)] += 1
+        self._counters.count_pass(len(step.plan.chunks))
         return output
 
     def _make_room(self) -> None:
@@ -338,8 +318,7 @@ class Engine:
                 self._fail(sequence, row_error)
                 continue
             if not output.no_room:
-                self._counters.steps += 1
-                self._counters.pass_sizes[1] += 1
+                self._counters.count_pass(1)
                 self._advance(alone, output)
 
     def _advance(self, step: Step, output: StepOutput) -> None:

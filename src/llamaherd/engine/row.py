@@ -7,10 +7,34 @@ from llamaherd.engine.sampling import Logprobs, SamplingRow
 from llamaherd.engine.text import TextStream, strip_control, strip_thinking
 from llamaherd.engine.vocabulary import Vocabulary
 from llamaherd.engine.waiting import Sequence
-from llamaherd.errors import LlamaherdError
+from llamaherd.errors import ConfigError, InvalidPrompt, LlamaherdError, PromptTooLong
 from llamaherd.results import FinishReason, GenerationResult, RowError, TokenLogprob
 
-__all__ = ["Row", "rejected"]
+__all__ = ["Row", "check_request", "rejected"]
+
+
+def check_request(request: Request, vocabulary: Vocabulary, n_ctx: int) -> None:
+    """Refuse what can never be computed.
+
+    Raises:
+        InvalidPrompt: The prompt is empty, or has tokens that do not exist.
+        PromptTooLong: One sequence cannot hold it.
+        ConfigError: The logit bias names tokens that do not exist.
+    """
+    tokens = request.tokens
+    n_vocab = vocabulary.n_vocab
+    if not tokens:
+        raise InvalidPrompt("the prompt is empty: there is no token to start from")
+    if min(tokens) < 0 or max(tokens) >= n_vocab:
+        bad = next(t for t in tokens if not 0 <= t < n_vocab)
+        raise InvalidPrompt(f"token id {bad} is outside the vocabulary (0 to {n_vocab - 1})")
+    if len(tokens) >= n_ctx:
+        raise PromptTooLong(len(tokens), n_ctx)
+    for token in request.config.logit_bias:
+        if token >= n_vocab:
+            raise ConfigError(
+                f"logit_bias names token {token}, the vocabulary ends at {n_vocab - 1}"
+            )
 
 
 class Row:
