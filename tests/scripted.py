@@ -29,6 +29,12 @@ class LetterVocabulary:
     def piece(self, token: int) -> bytes:
         return b"<end>" if token == END else bytes([32 + token])
 
+    def prepare(self, config: GenerationConfig) -> None:
+        pass
+
+    def make_constraint(self, config: GenerationConfig) -> None:
+        return None
+
     def make_sampler(self, config: GenerationConfig, seed: int, prompt: list[int]) -> None:
         raise AssertionError("scripted rows are greedy")
 

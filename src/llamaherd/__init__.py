@@ -48,6 +48,7 @@ _MODULES = {
         "ModelLoadError",
         "ModelNotFound",
         "OutputError",
+        "OutputIncomplete",
         "ProcessorStopped",
         "PromptTooLong",
         "QueueFull",
@@ -60,7 +61,8 @@ _MODULES = {
     ),
     "llamaherd.models.info": ("ModelInfo",),
     "llamaherd.models.model": ("Model",),
-    "llamaherd.processing.parallel": ("ItemResult", "ParallelProcessor"),
+    "llamaherd.processing.classify": ("Classification", "Classifier", "classify"),
+    "llamaherd.processing.parallel": ("ChoiceScores", "ItemResult", "ParallelProcessor"),
     "llamaherd.queueing.processor": ("BatchProcessor",),
     "llamaherd.queueing.request": ("BatchRequest", "BatchResult"),
     "llamaherd.queueing.stats": ("BatchStats",),
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from llamaherd.errors import *
     from llamaherd.models.info import *
     from llamaherd.models.model import *
+    from llamaherd.processing.classify import *
     from llamaherd.processing.parallel import *
     from llamaherd.queueing.processor import *
     from llamaherd.queueing.request import *

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +34,7 @@ __all__ = [
 T = TypeVar("T")
 KvLayout = Literal["auto", "unified", "split"]
 MAX_LOGPROBS = 100
+CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -91,6 +93,13 @@ class GenerationConfig:
         retry_attempts: How often a row is tried again after a retryable error.
         clean: Strip control tokens and surrounding white space from the text.
         strip_thinking: Remove ``<think>...</think>`` passages from the text.
+        json_schema: The answer is JSON under this schema: a mapping, JSON text, a pydantic model
+            or a dataclass. It is kept as a mapping. Like the three below, this is about the whole
+            answer, and only one of them can be given.
+        regex: The answer matches this regular expression (the syntax of Rust's regex, which has
+            no look-around and no back references).
+        choices: The answer is one of these texts.
+        grammar: The answer follows this grammar, in Lark's or GBNF's notation.
     """
 
     max_tokens: int = 100
@@ -113,6 +122,10 @@ class GenerationConfig:
     retry_attempts: int = 0
     clean: bool = False
     strip_thinking: bool = False
+    json_schema: Mapping[str, Any] | None = None
+    regex: str | None = None
+    choices: tuple[str, ...] | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         stop: object = self.stop
@@ -138,6 +151,7 @@ class GenerationConfig:
             if not isinstance(text, str) or not text:
                 raise _wrong(self, "stop", "non-empty strings")
         self._check_logit_bias()
+        self._check_constraint()
         if self.is_greedy and self.n > 1:
             raise ConfigError(
                 f"n={self.n} with temperature=0 would give {self.n} equal answers; "
@@ -148,6 +162,11 @@ class GenerationConfig:
     def is_greedy(self) -> bool:
         """Whether the most probable token is always taken."""
         return self.temperature == 0.0
+
+    @property
+    def constraint_kind(self) -> str | None:
+        """Which field limits what the answer can be, if any."""
+        return next((name for name in CONSTRAINTS if getattr(self, name) is not None), None)
 
     @property
     def has_penalties(self) -> bool:
@@ -181,6 +200,30 @@ class GenerationConfig:
             is_number = isinstance(bias, (int, float)) and not math.isnan(bias)
             if not is_token or not is_number or bias == math.inf:
                 raise _wrong(self, "logit_bias", "token ids with finite numbers or -inf")
+
+    def _check_constraint(self) -> None:
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if not given:
+            return
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} are given; give one of them")
+        for name, value in (("ignore_eos", self.ignore_eos), ("stop", self.stop)):
+            if value:
+                raise ConfigError(
+                    f"{name} cannot be combined with {given[0]}, which says where an answer ends"
+                )
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", json_schema_of(self.json_schema))
+        if self.choices is not None:
+            is_text = isinstance(self.choices, str)
+            choices = () if is_text else tuple(dict.fromkeys(self.choices))
+            if not choices or not all(isinstance(text, str) and text for text in choices):
+                raise _wrong(self, "choices", "a list of non-empty strings")
+            object.__setattr__(self, "choices", choices)
+        for name in ("regex", "grammar"):
+            text = getattr(self, name)
+            if text is not None and (not isinstance(text, str) or not text):
+                raise _wrong(self, name, "a non-empty string")
 
 
 BatchGenerationConfig = GenerationConfig
@@ -361,6 +404,37 @@ class AsyncConfig:
             _check_int(self, "threads", low=1)
         if self.timeout_ms is not None:
             _check_number(self, "timeout_ms", low=0.0, above=True)
+
+
+def json_schema_of(source: object) -> dict[str, Any]:
+    """A JSON schema as a mapping.
+
+    Args:
+        source: A mapping, JSON text, a pydantic model, or a dataclass (which pydantic reads).
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if isinstance(source, str):
+        try:
+            source = json.loads(source)
+        except ValueError as error:
+            raise ConfigError(f"json_schema is no valid JSON: {error}") from error
+    if isinstance(source, Mapping):
+        return dict(source)
+    if isinstance(source, type) and hasattr(source, "model_json_schema"):
+        return dict(source.model_json_schema())
+    if isinstance(source, type) and is_dataclass(source):
+        try:
+            from pydantic import TypeAdapter
+        except ImportError as error:
+            raise ConfigError(
+                "the schema of a dataclass is made by pydantic: pip install 'llamaherd[pydantic]'"
+            ) from error
+        return dict(TypeAdapter(source).json_schema())
+    raise ConfigError(
+        f"json_schema is {source!r}; allowed: a mapping, JSON text, a pydantic model or a dataclass"
+    )
 
 
 def _wrong(config: object, name: str, allowed: str) -> ConfigError:

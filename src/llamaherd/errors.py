@@ -133,6 +133,10 @@ class RequestTimeout(RequestError, TimeoutError):
     retryable = True
 
 
+class OutputIncomplete(RequestError):
+    """The answer reached its limit of tokens before it satisfied its schema or grammar."""
+
+
 class RequestCancelled(RequestError):
     """The row was cancelled before it finished."""
 

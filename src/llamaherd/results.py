@@ -87,6 +87,7 @@ class GenerationResult:
         seed: Seed that reproduces the row's sampling; None for greedy rows.
         attempts: How often the row was started (1 unless it was retried).
         choice: Which of the `n` answers to the same prompt this is, from 0.
+        scores: Natural-log probabilities of the tokens that were to be scored, else None.
     """
 
     text: str = ""
@@ -105,6 +106,7 @@ class GenerationResult:
     seed: int | None = None
     attempts: int = 1
     choice: int = 0
+    scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class ProcessorStats:
         cached_prompt_tokens: Those that were reused instead of computed.
         computed_prompt_tokens: Prompt tokens that went through the model, recomputation after
             preemption included.
-        generated_tokens: Tokens sampled.
+        generated_tokens: Tokens of the answers.
         failed: Rows that ended with an error, a timeout or a cancellation.
         retried: Extra attempts made.
         deduplicated: Greedy rows answered by an identical row's computation.

@@ -7,6 +7,7 @@ only a failure of the engine itself (`EngineDead`) reaches every row.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -23,12 +24,13 @@ from llamaherd.engine.counters import Counters
 from llamaherd.engine.plan import Demand, Runner, StepOutput, StepPlan
 from llamaherd.engine.request import Request
 from llamaherd.engine.row import Row, check_request, rejected
-from llamaherd.engine.sampling import row_logprobs, sample
+from llamaherd.engine.sampling import sample
 from llamaherd.engine.scheduler import Scheduler, Step
 from llamaherd.engine.vocabulary import Vocabulary
 from llamaherd.engine.waiting import Sequence as Work
 from llamaherd.errors import (
     CallbackError,
+    ConfigError,
     DecodeFailed,
     EngineDead,
     EngineError,
@@ -107,6 +109,10 @@ class Engine:
     def submit(self, requests: Sequence[Request]) -> None:
         """Accept rows, to be batched with everything in work. Errors are those of `check_open`."""
         self.check_open()
+        for config in {id(request.config): request.config for request in requests}.values():
+            # Compiled on this thread; a grammar that is wrong fails its rows when they start.
+            with contextlib.suppress(ConfigError):
+                self._vocabulary.prepare(config)
         with self._wake:
             self.check_open()
             self._inbox.submitted.append((self._clock(), requests))
@@ -235,6 +241,8 @@ class Engine:
             self._n_needed = max(self._n_needed, n_tokens)
         if self._scheduler is not None:
             self._scheduler.add([row.sequence for row in rows])
+        for row in rows:
+            self._move(row, row.begin)
 
     def _reject(
         self,
@@ -278,7 +286,7 @@ class Engine:
                 row.started_s = now_s
                 self._counters.queue_s += now_s - row.submitted_s
                 self._counters.prompt_tokens += sequence.n_prompt
-                self._counters.cached_tokens += sequence.n_cached
+                self._counters.cached_tokens += min(sequence.n_cached, sequence.n_prompt)
 
     def _execute(self, step: Step) -> StepOutput | None:
         """Run the plan; None when it has to be planned anew or was carried out row by row."""
@@ -345,19 +353,27 @@ class Engine:
         if token < 0:
             self._fail(row.sequence, DecodeFailed("the model gave no valid logits for this row"))
             return
-        self._counters.generated_tokens += 1
-        n_top = row.request.config.logprobs
-        if n_top is not None:
-            row.push_logprobs(token, row_logprobs(logits, token, n_top))
+        if row.request.scored_tokens:
+            self._move(row, lambda: row.score(logits))
+        else:
+            self._move(row, lambda: row.push(token, logits))
+
+    def _move(self, row: Row, move: Callable[[], FinishReason | None]) -> None:
+        """Let a row take tokens, and end it if they end it."""
+        n_before = len(row.sequence.tokens)
         try:
-            reason = row.push(token)
+            reason = move()
+        except LlamaherdError as error:
+            self._finish(row, FinishReason.ERROR, error)
+            return
         except Exception as error:
             # The sink is the caller's code: it may fail its own row, nobody else's.
             failure = CallbackError(f"the stream callback raised {type(error).__name__}: {error}")
             self._finish(row, FinishReason.ERROR, failure, may_retry=False)
             return
+        self._counters.generated_tokens += len(row.sequence.tokens) - n_before
         if reason is not None:
-            self._finish(row, reason)
+            self._finish(row, reason, row.shortfall())
 
     def _expire(self, now_s: float) -> None:
         """End rows that ran longer than they may."""
@@ -397,6 +413,7 @@ class Engine:
             self._counters.retried += 1
             if self._scheduler is not None:
                 self._scheduler.add([row.sequence])
+            self._move(row, row.begin)
             return
         del self._by_request[row.request]
         self._counters.items += 1

@@ -33,7 +33,7 @@ class Sink(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A row to generate.
+    """A row to generate, or to score.
 
     Attributes:
         tokens: Prompt token ids.
@@ -44,6 +44,8 @@ class Request:
         id: The caller's id.
         choice: Which of the `n` answers this is.
         priority: 0 to 255, higher first.
+        scored_tokens: If there are any, nothing is generated: the row's result says how probable
+            each of these tokens is after the prompt.
         context: Anything the façade wants to find again in its sink.
     """
 
@@ -55,6 +57,7 @@ class Request:
     id: str | None = None
     choice: int = 0
     priority: int = 0
+    scored_tokens: tuple[int, ...] = ()
     context: object = field(default=None)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as PySequence
+
+from llamaherd.engine.plan import FloatArray
 from llamaherd.engine.request import Request
-from llamaherd.engine.sampling import Logprobs, SamplingRow
+from llamaherd.engine.sampling import SamplingRow, row_logprobs, token_scores
 from llamaherd.engine.text import TextStream, strip_control, strip_thinking
 from llamaherd.engine.vocabulary import Vocabulary
 from llamaherd.engine.waiting import Sequence
-from llamaherd.errors import ConfigError, InvalidPrompt, LlamaherdError, PromptTooLong
+from llamaherd.errors import (
+    ConfigError,
+    InvalidPrompt,
+    LlamaherdError,
+    OutputIncomplete,
+    PromptTooLong,
+)
 from llamaherd.results import FinishReason, GenerationResult, RowError, TokenLogprob
 
 __all__ = ["Row", "check_request", "rejected"]
@@ -35,6 +44,9 @@ def check_request(request: Request, vocabulary: Vocabulary, n_ctx: int) -> None:
             raise ConfigError(
                 f"logit_bias names token {token}, the vocabulary ends at {n_vocab - 1}"
             )
+    for token in request.scored_tokens:
+        if not 0 <= token < n_vocab:
+            raise InvalidPrompt(f"token id {token} to be scored is outside the vocabulary")
 
 
 class Row:
@@ -68,7 +80,9 @@ class Row:
         self.sequence = Sequence(
             tokens=list(request.tokens),
             n_prompt=len(request.tokens),
-            max_new_tokens=min(config.max_tokens, n_ctx - len(request.tokens)),
+            max_new_tokens=0
+            if request.scored_tokens
+            else min(config.max_tokens, n_ctx - len(request.tokens)),
             priority=request.priority,
             interactive=request.sink.streaming,
         )
@@ -76,10 +90,15 @@ class Row:
         sampler = None
         if not config.is_greedy or config.has_penalties:
             sampler = self._vocabulary.make_sampler(config, request.seed, request.tokens)
-        self.sampling = SamplingRow(config, sampler, self.sequence.tokens, forbidden)
+        self._constraint = self._vocabulary.make_constraint(config)
+        self._is_cut = False
+        self.sampling = SamplingRow(
+            config, sampler, self.sequence.tokens, forbidden, self._constraint
+        )
         needs_stream = bool(config.stop) or request.sink.streaming
         self._stream = TextStream(config.stop) if needs_stream else None
         self._logprobs: list[TokenLogprob] = []
+        self._scores: tuple[float, ...] | None = None
 
     @property
     def can_retry(self) -> bool:
@@ -91,8 +110,63 @@ class Row:
         """Tokens generated so far."""
         return self.sequence.tokens[self.sequence.n_prompt :]
 
-    def push(self, token: int) -> FinishReason | None:
-        """Add a sampled token; say whether the row ends with it."""
+    def begin(self) -> FinishReason | None:
+        """Add the tokens that a constraint puts first; say whether the row ends with them."""
+        if self._constraint is None:
+            return None
+        return self._follow(self._constraint.begin())
+
+    def push(self, token: int, logits: FloatArray) -> FinishReason | None:
+        """Add a sampled token, and those that a constraint lets follow without a choice.
+
+        Args:
+            token: The token.
+            logits: Float32 ``[n_vocab]`` that it was drawn from.
+
+        Returns:
+            Why the row ends now, if it does.
+
+        Raises:
+            LlamaherdError: The constraint cannot be followed any further.
+        """
+        n_top = self.request.config.logprobs
+        if n_top is not None:
+            self._note_logprobs(token, logits, n_top)
+        reason = self._add(token)
+        if self._constraint is None or reason is FinishReason.STOP:
+            return reason
+        return self._follow(self._constraint.accept(token))
+
+    def score(self, logits: FloatArray) -> FinishReason:
+        """Note how probable the tokens to be scored are; that ends the row."""
+        self._scores = token_scores(logits, self.request.scored_tokens)
+        return FinishReason.STOP
+
+    def shortfall(self) -> LlamaherdError | None:
+        """Why the text is not what its constraint asks for, if it ends here."""
+        if self._constraint is None or (self._constraint.is_complete and not self._is_cut):
+            return None
+        n_tokens = len(self.generated)
+        return OutputIncomplete(
+            f"the answer had {n_tokens} tokens and was not complete under its "
+            f"{self.request.config.constraint_kind}; raise max_tokens (or n_ctx)"
+        )
+
+    def _follow(self, forced: PySequence[int]) -> FinishReason | None:
+        """Add tokens that the constraint has accepted already."""
+        assert self._constraint is not None
+        for token in forced:
+            if self.sequence.n_left <= 0:
+                self._is_cut = True
+                break
+            if self.request.config.logprobs is not None:
+                self._logprobs.append(TokenLogprob(token, self._text_of(token), 0.0))
+            self._add(token)
+        if self._constraint.is_finished and not self._is_cut:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.sequence.n_left <= 0 else None
+
+    def _add(self, token: int) -> FinishReason | None:
         config = self.request.config
         if token in self._vocabulary.end_tokens and not config.ignore_eos:
             return FinishReason.STOP
@@ -106,8 +180,8 @@ class Row:
                 return FinishReason.STOP
         return FinishReason.LENGTH if sequence.n_left <= 0 else None
 
-    def push_logprobs(self, token: int, logprobs: Logprobs) -> None:
-        """Keep the log probabilities of a sampled token."""
+    def _note_logprobs(self, token: int, logits: FloatArray, n_top: int) -> None:
+        logprobs = row_logprobs(logits, token, n_top)
         top = zip(logprobs.top_ids, logprobs.top_logprobs, strict=True)
         self._logprobs.append(
             TokenLogprob(
@@ -135,7 +209,7 @@ class Row:
             id=request.id,
             finish_reason=reason,
             prompt_tokens=len(request.tokens),
-            cached_tokens=self.sequence.n_cached,
+            cached_tokens=min(self.sequence.n_cached, len(request.tokens)),
             queue_time_ms=1000.0 * (started_s - self.submitted_s),
             tokens=tokens,
             logprobs=tuple(self._logprobs[: len(tokens)])
@@ -144,6 +218,7 @@ class Row:
             seed=None if request.config.is_greedy else request.seed,
             attempts=self.attempts,
             choice=request.choice,
+            scores=self._scores,
         )
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ on a whole vocabulary. Pure: the row's sampler is given (see `vocabulary.RowSamp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,16 @@ from numpy.typing import NDArray
 
 from llamaherd.config import GenerationConfig
 from llamaherd.engine.plan import FloatArray
-from llamaherd.engine.vocabulary import RowSampler
+from llamaherd.engine.vocabulary import Constraint, RowSampler
 
-__all__ = ["Logprobs", "SamplingRow", "row_logprobs", "sample", "top_candidates"]
+__all__ = [
+    "Logprobs",
+    "SamplingRow",
+    "row_logprobs",
+    "sample",
+    "token_scores",
+    "top_candidates",
+]
 
 _BLOCK = 64
 
@@ -31,12 +39,14 @@ class SamplingRow:
         sampler: Its own sampler; None when the most probable token is taken as it is.
         recent: Tokens that the penalties look at, for rows with penalties.
         forbidden: Tokens that must not be drawn.
+        constraint: Says which tokens may be drawn at all.
     """
 
     config: GenerationConfig
     sampler: RowSampler | None
     recent: Sequence[int] = ()
     forbidden: Sequence[int] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ def sample(logits: FloatArray, rows: Sequence[SamplingRow]) -> list[int]:
     valid = np.isfinite(logits[np.arange(len(rows)), best])
     tokens = [int(token) if ok else -1 for token, ok in zip(best, valid, strict=True)]
     for i, row in enumerate(rows):
-        is_plain = row.sampler is None and not row.config.logit_bias
+        is_plain = row.sampler is None and not row.config.logit_bias and row.constraint is None
         if valid[i] and not (is_plain and tokens[i] not in row.forbidden):
             tokens[i] = _sample_row(logits[i], row)
     return tokens
@@ -88,6 +98,19 @@ def row_logprobs(logits: FloatArray, token: int, n_top: int) -> Logprobs:
     )
 
 
+def token_scores(logits: FloatArray, tokens: Sequence[int]) -> tuple[float, ...]:
+    """Natural-log probabilities of some tokens under the model itself.
+
+    Args:
+        logits: Float32 ``[n_vocab]``.
+        tokens: Their ids.
+    """
+    peak = float(logits.max())
+    # float32 terms in a float64 sum: good to 1e-6, and several times faster than all in float64.
+    total = peak + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
+    return tuple(float(logits[token]) - total for token in tokens)
+
+
 def top_candidates(logits: FloatArray, n: int) -> NDArray[np.int64]:
     """Ids of at least the `n` largest logits, in no particular order.
 
@@ -110,15 +133,22 @@ def _largest(logits: FloatArray, n: int) -> NDArray[np.int64]:
 
 def _sample_row(logits: FloatArray, row: SamplingRow) -> int:
     config = row.config
+    if row.constraint is not None:
+        logits = np.where(row.constraint.allowed(), logits, np.float32(-np.inf))
     if config.logit_bias or row.forbidden:
         logits = logits.copy()
         for token, bias in config.logit_bias.items():
             logits[token] += bias
         for token in row.forbidden:
             logits[token] = -np.inf
+    best = int(logits.argmax())
+    if not np.isfinite(logits[best]):
+        return -1
     if row.sampler is None:
-        return int(logits.argmax())
+        return best
     ids = _candidates(logits, row)
+    if row.constraint is not None:
+        ids = ids[np.isfinite(logits[ids])]
     return row.sampler.pick(ids.astype(np.int32), logits[ids])
 
 

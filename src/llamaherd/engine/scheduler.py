@@ -97,9 +97,9 @@ class Scheduler:
         self._n_interactive -= sequence.interactive
         self._park(sequence.slot)
         sequence.slot = None
-        n_new = len(sequence.tokens) - sequence.n_prompt
-        used = n_new / max(1, sequence.max_new_tokens)
-        self._used_share += 0.05 * (used - self._used_share)
+        if sequence.max_new_tokens:
+            used = (len(sequence.tokens) - sequence.n_prompt) / sequence.max_new_tokens
+            self._used_share += 0.05 * (used - self._used_share)
 
     def schedule(self) -> Step:
         """Decide the next step. Its memory operations are on the books at once."""

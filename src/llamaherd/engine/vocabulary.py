@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llamaherd.config import GenerationConfig
 
-__all__ = ["RowSampler", "Vocabulary"]
+__all__ = ["Constraint", "RowSampler", "Vocabulary"]
 
 
 class RowSampler(Protocol):
@@ -30,6 +30,34 @@ class RowSampler(Protocol):
         ...
 
 
+class Constraint(Protocol):
+    """What one row's grammar allows, followed token by token."""
+
+    is_complete: bool
+    """Whether the text so far satisfies the grammar."""
+    is_finished: bool
+    """Whether nothing can follow."""
+
+    def begin(self) -> Sequence[int]:
+        """Tokens that have to come first, before any is sampled; they count as accepted."""
+        ...
+
+    def accept(self, token: int) -> Sequence[int]:
+        """Go on by a token that was allowed.
+
+        Returns:
+            Tokens that have to follow; they count as accepted.
+
+        Raises:
+            LlamaherdError: The grammar cannot be followed any further.
+        """
+        ...
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Bool ``[n_vocab]``: which tokens may follow. Waits if that is still being computed."""
+        ...
+
+
 class Vocabulary(Protocol):
     """Tokens of one model."""
 
@@ -41,6 +69,22 @@ class Vocabulary(Protocol):
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token; control tokens give their written form."""
+        ...
+
+    def prepare(self, config: GenerationConfig) -> None:
+        """Compile the grammar of a configuration ahead, on the caller's thread.
+
+        Raises:
+            ConfigError: The grammar is wrong.
+        """
+        ...
+
+    def make_constraint(self, config: GenerationConfig) -> Constraint | None:
+        """The constraint of one row; None if it may write anything.
+
+        Raises:
+            ConfigError: The grammar is wrong.
+        """
         ...
 
     def make_sampler(self, config: GenerationConfig, seed: int, prompt: list[int]) -> RowSampler:

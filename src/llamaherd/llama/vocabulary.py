@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from llamaherd.config import GenerationConfig
-from llamaherd.engine.vocabulary import RowSampler
+from llamaherd.engine.vocabulary import Constraint, RowSampler
 from llamaherd.errors import InvalidPrompt, ModelLoadError
 from llamaherd.llama.binding import C
 from llamaherd.llama.deep_stack import call_with_stack
+from llamaherd.llama.grammars import Grammars
 from llamaherd.llama.sampler_chain import SamplerChain
 from llamaherd.llama.weights import Weights
 
@@ -75,6 +76,7 @@ class LlamaVocabulary:
         self.control_tokens: Collection[int] = frozenset(
             self.tokens_with(C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN)
         )
+        self._grammars = Grammars(self)
 
     def tokens_with(self, attributes: int) -> list[int]:
         """Tokens that have any of these attribute bits (``LLAMA_TOKEN_ATTR_*``)."""
@@ -163,6 +165,26 @@ class LlamaVocabulary:
     def make_sampler(self, config: GenerationConfig, seed: int, prompt: list[int]) -> RowSampler:
         """Make the sampler of one row that is not greedy."""
         return SamplerChain(config, seed, self.n_vocab, prompt)
+
+    def prepare(self, config: GenerationConfig) -> None:
+        """Compile the grammar of a configuration, if it has one.
+
+        Raises:
+            ConfigError: The grammar is wrong.
+        """
+        self._grammars.prepare(config)
+
+    def make_constraint(self, config: GenerationConfig) -> Constraint | None:
+        """The constraint of one row; None if it may write anything.
+
+        Raises:
+            ConfigError: The grammar is wrong.
+        """
+        return self._grammars.constraint(config)
+
+    def close(self) -> None:
+        """End the thread that computes which tokens a grammar allows, if there is one."""
+        self._grammars.close()
 
     def check_tokens(self, tokens: Iterable[int]) -> None:
         """Make sure that all ids are in the vocabulary.

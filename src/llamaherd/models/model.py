@@ -383,6 +383,7 @@ class Model:
             engines = list(self._open_engines)
         for engine in engines:
             engine.close()
+        self._vocabulary.close()
         self._weights.close()
         self._native = None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from llamaherd.config import (
     BatchGenerationConfig,
@@ -20,12 +20,13 @@ from llamaherd.config import (
 from llamaherd.engine.request import RowEngine
 from llamaherd.errors import ConfigError, LlamaherdError
 from llamaherd.models.model import Model, Prompt
+from llamaherd.processing.choices import ChoiceTree
 from llamaherd.processing.progress import ProgressCallback, watch
-from llamaherd.processing.rows import RowStream
+from llamaherd.processing.rows import RowStream, ScoredPrompt
 from llamaherd.replicas.open import open_replicas
 from llamaherd.results import GenerationResult, ProcessorStats, RowError
 
-__all__ = ["ItemResult", "ParallelProcessor"]
+__all__ = ["ChoiceScores", "ItemResult", "ParallelProcessor"]
 
 _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -52,6 +53,34 @@ class ItemResult(Generic[Value]):
     def success(self) -> bool:
         """Whether the function returned."""
         return self.exception is None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScores:
+    """What `ParallelProcessor.batch_score` found for one prompt.
+
+    Attributes:
+        index: Position of the prompt in the input.
+        logprobs: Natural-log probability of each choice as the text that follows; empty if the row
+            failed.
+        error: What went wrong, or None.
+    """
+
+    index: int
+    logprobs: tuple[float, ...] = ()
+    error: RowError | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether there are scores."""
+        return self.error is None
+
+    @property
+    def best(self) -> int | None:
+        """Which choice is the most probable; None if the row failed."""
+        if not self.logprobs:
+            return None
+        return max(range(len(self.logprobs)), key=self.logprobs.__getitem__)
 
 
 class ParallelProcessor:
@@ -204,6 +233,51 @@ class ParallelProcessor:
         yield from stream
         self._n_deduplicated += stream.n_deduplicated
 
+    def batch_score(
+        self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[ChoiceScores]:
+        """How probable each choice is as the text that follows a prompt. Nothing is generated.
+
+        Choices that begin alike share the computation of their beginning.
+
+        Args:
+            prompts: As in `batch_generate`.
+            choices: Texts, for all prompts; or a list of texts for each prompt. For plain-text
+                prompts they usually begin with a space.
+
+        Returns:
+            One `ChoiceScores` per prompt, in input order.
+
+        Raises:
+            ConfigError: A choice is empty, or there are not as many lists as prompts.
+        """
+        prompts = list(_check_prompts(prompts))
+        trees = self._choice_trees(prompts, choices)
+        results = self.score_iter(
+            ScoredPrompt(prompt, node.path, node.children)
+            for prompt, tree in zip(prompts, trees, strict=True)
+            for node in tree.nodes
+        )
+        return [
+            _choice_scores(index, tree, [next(results) for _ in tree.nodes])
+            for index, tree in enumerate(trees)
+        ]
+
+    def score_iter(
+        self, prompts: Iterable[ScoredPrompt], *, max_in_flight: int | None = None
+    ) -> Iterator[GenerationResult]:
+        """Score tokens after prompts: what `batch_score` and classification are made of.
+
+        Args:
+            prompts: Any iterable.
+            max_in_flight: As in `generate_iter`.
+
+        Returns:
+            Results in input order, with `scores` and without text.
+        """
+        config = GenerationConfig.greedy()
+        yield from self._stream(prompts, config, ordered=True, max_in_flight=max_in_flight)
+
     def batch_tokenize(
         self, texts: Sequence[str], *, add_bos: bool = True, special: bool = False
     ) -> list[list[int]]:
@@ -266,9 +340,24 @@ class ParallelProcessor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _choice_trees(
+        self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[ChoiceTree]:
+        if all(isinstance(choice, str) for choice in choices):
+            return [self._choice_tree(cast("Sequence[str]", choices))] * len(prompts)
+        if len(choices) != len(prompts):
+            raise ConfigError(f"{len(choices)} lists of choices for {len(prompts)} prompts")
+        return [self._choice_tree(texts) for texts in choices]
+
+    def _choice_tree(self, choices: Sequence[str]) -> ChoiceTree:
+        tokens = [self._model.tokenize(text, add_bos=False) for text in choices]
+        if not tokens or not all(tokens):
+            raise ConfigError("choices has an empty text, or there are none")
+        return ChoiceTree(tokens, decisions_only=False)
+
     def _stream(
         self,
-        prompts: Iterable[Prompt],
+        prompts: Iterable[Prompt | ScoredPrompt],
         configs: GenerationConfig | Sequence[GenerationConfig],
         *,
         ordered: bool,
@@ -286,6 +375,16 @@ class ParallelProcessor:
             max_in_flight=max_in_flight,
             ordered=ordered,
         )
+
+
+def _choice_scores(
+    index: int, tree: ChoiceTree, results: Sequence[GenerationResult]
+) -> ChoiceScores:
+    error = next((result.error for result in results if result.error is not None), None)
+    if error is not None:
+        return ChoiceScores(index, error=error)
+    logprobs = tree.log_probabilities([result.scores or () for result in results])
+    return ChoiceScores(index, tuple(logprobs))
 
 
 def _open_engine(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from llamaherd.results import GenerationResult
 
-__all__ = ["ProgressCallback", "is_interactive", "watch"]
+__all__ = ["ProgressCallback", "is_interactive", "show_progress", "watch"]
 
 _log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 ProgressCallback = Callable[[int, int, GenerationResult], object]
 
 
@@ -25,7 +27,9 @@ def watch(
     if callable(progress):
         return _call(results, n_total, progress)
     if progress or (progress is None and is_interactive()):
-        return _show(results, n_total)
+        return show_progress(
+            results, n_total, lambda r: (r.prompt_tokens + r.tokens_generated, r.success)
+        )
     return iter(results)
 
 
@@ -53,7 +57,16 @@ def _call(
         yield result
 
 
-def _show(results: Iterable[GenerationResult], n_total: int) -> Iterator[GenerationResult]:
+def show_progress(
+    results: Iterable[Result], n_total: int, measure: Callable[[Result], tuple[int, bool]]
+) -> Iterator[Result]:
+    """Pass results through and show a bar.
+
+    Args:
+        results: Results of any kind.
+        n_total: How many there will be.
+        measure: The tokens behind a result, and whether it succeeded.
+    """
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
@@ -67,8 +80,9 @@ def _show(results: Iterable[GenerationResult], n_total: int) -> Iterator[Generat
         task = bar.add_task("rows", total=n_total, rates="")
         n_tokens = n_failed = 0
         for result in results:
-            n_tokens += result.prompt_tokens + result.tokens_generated
-            n_failed += not result.success
+            n_new, success = measure(result)
+            n_tokens += n_new
+            n_failed += not success
             elapsed_s = bar.tasks[0].elapsed or 0.0
             rates = f"{n_tokens / elapsed_s:.0f} tokens/s" if elapsed_s else ""
             rates += f", {n_failed} failed" if n_failed else ""

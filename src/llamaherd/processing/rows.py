@@ -20,7 +20,7 @@ from llamaherd.errors import ConfigError, EngineError, LlamaherdError
 from llamaherd.models.model import Prompt
 from llamaherd.results import FinishReason, GenerationResult
 
-__all__ = ["Encoder", "RowStream"]
+__all__ = ["Encoder", "RowStream", "ScoredPrompt"]
 
 Encoder = Callable[[Sequence[Prompt]], list[list[int] | LlamaherdError]]
 
@@ -31,7 +31,22 @@ _PULL_SECONDS = 0.05
 # Prompts are tokenized together in pieces of this many.
 _ENCODE_TOGETHER = 256
 
-_Key = tuple[int, tuple[int, ...]]
+_Key = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A prompt after which some tokens are scored, instead of answering it.
+
+    Attributes:
+        prompt: The prompt.
+        continuation: Tokens that come after it.
+        scored_tokens: Tokens whose probabilities are wanted after those.
+    """
+
+    prompt: Prompt
+    continuation: tuple[int, ...]
+    scored_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,7 @@ class RowStream:
     def __init__(
         self,
         engine: RowEngine,
-        prompts: Iterable[Prompt],
+        prompts: Iterable[Prompt | ScoredPrompt],
         configs: GenerationConfig | Sequence[GenerationConfig],
         encode: Encoder,
         *,
@@ -127,7 +142,8 @@ class RowStream:
         requests: list[Request] = []
         while not self._exhausted and self._n_outstanding < self._max_in_flight:
             prompts = self._next_prompts(stop_s)
-            for prompt, tokens in zip(prompts, self._encode(prompts), strict=True):
+            plain = [p.prompt if isinstance(p, ScoredPrompt) else p for p in prompts]
+            for prompt, tokens in zip(prompts, self._encode(plain), strict=True):
                 requests.extend(self._make_requests(prompt, tokens))
             if self._is_lazy and time.monotonic() >= stop_s:
                 break
@@ -144,9 +160,9 @@ class RowStream:
         else:
             self._in_work.update(requests)
 
-    def _next_prompts(self, stop_s: float) -> list[Prompt]:
+    def _next_prompts(self, stop_s: float) -> list[Prompt | ScoredPrompt]:
         """The next few prompts. An iterable that raises ends the input; rows before it count."""
-        prompts: list[Prompt] = []
+        prompts: list[Prompt | ScoredPrompt] = []
         n_wanted = min(_ENCODE_TOGETHER, self._max_in_flight - self._n_outstanding)
         try:
             while len(prompts) < n_wanted:
@@ -161,7 +177,7 @@ class RowStream:
         return prompts
 
     def _make_requests(
-        self, prompt: Prompt, tokens: list[int] | LlamaherdError
+        self, prompt: Prompt | ScoredPrompt, tokens: list[int] | LlamaherdError
     ) -> Iterator[Request]:
         """The requests of one prompt; none if it is wrong or the same as an earlier one."""
         index = self._n_pulled
@@ -173,16 +189,29 @@ class RowStream:
                 request = Request([], config, self, index=index, choice=choice)
                 self._offer(rejected(request, FinishReason.ERROR, tokens))
             return
-        if config.is_greedy and self._follow(tokens, config, index):
-            return
-        for choice in range(config.n):
-            yield Request(
-                tokens, config, self, row_seed(seed, index, choice), index=index, choice=choice
+        scored: tuple[int, ...] = ()
+        if isinstance(prompt, ScoredPrompt):
+            # An empty prompt stays empty, and fails.
+            tokens = [*tokens, *prompt.continuation] if tokens else tokens
+            scored = prompt.scored_tokens
+        requests = [
+            Request(
+                tokens,
+                config,
+                self,
+                row_seed(seed, index, choice),
+                index=index,
+                choice=choice,
+                scored_tokens=scored,
             )
+            for choice in range(config.n)
+        ]
+        if not (config.is_greedy and self._follow(requests[0])):
+            yield from requests
 
-    def _follow(self, tokens: list[int], config: GenerationConfig, index: int) -> bool:
+    def _follow(self, request: Request) -> bool:
         """Let a greedy row share the computation of an identical one, if there is any."""
-        key = (id(config), tuple(tokens))
+        key, index = _key(request), request.index
         known = self._remembered.get(key)
         if known is not None:
             self._remembered.move_to_end(key)
@@ -200,7 +229,7 @@ class RowStream:
         self._offer(result)
         if not request.config.is_greedy:
             return
-        key = (id(request.config), tuple(request.tokens))
+        key = _key(request)
         followers = self._followers.pop(key, [])
         for index in followers:
             self._offer(_duplicate(result, index))
@@ -224,13 +253,18 @@ class RowStream:
             self._next_index += 1
 
 
-def _check_lengths(prompts: Iterable[Prompt], configs: Sequence[GenerationConfig]) -> None:
+def _check_lengths(prompts: Iterable[object], configs: Sequence[GenerationConfig]) -> None:
     n_prompts = len(prompts) if isinstance(prompts, Sequence) else None
     if n_prompts != len(configs):
         raise ConfigError(
             f"{len(configs)} configs for {n_prompts or 'an unknown number of'} prompts; "
             "give one config for all, or a list of prompts and a list of as many configs"
         )
+
+
+def _key(request: Request) -> _Key:
+    """What two greedy rows have in common if they are identical."""
+    return (id(request.config), tuple(request.tokens), request.scored_tokens)
 
 
 def _duplicate(result: GenerationResult, index: int) -> GenerationResult:

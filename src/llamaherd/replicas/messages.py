@@ -8,7 +8,8 @@
                      ("text", key, text, tokens)    more text of a row that is streamed
                      ("done", key, result, stats)   a row's outcome, and the engine's counters
 
-A row is (key, tokens, options of its GenerationConfig, seed, priority, whether it is streamed).
+A row is (key, tokens, options of its GenerationConfig, seed, priority, whether it is streamed,
+tokens to be scored).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = [
     "unpack_stats",
 ]
 
-Row = tuple[int, list[int], dict[str, Any], int, int, bool]
+Row = tuple[int, list[int], dict[str, Any], int, int, bool, tuple[int, ...]]
 
 
 def pack_request(key: int, request: Request) -> Row:
@@ -45,13 +46,29 @@ def pack_request(key: int, request: Request) -> Row:
     config = {f.name: getattr(request.config, f.name) for f in fields(request.config)}
     config["logit_bias"] = dict(request.config.logit_bias)
     streaming = request.sink.streaming
-    return key, list(request.tokens), config, request.seed, request.priority, streaming
+    return (
+        key,
+        list(request.tokens),
+        config,
+        request.seed,
+        request.priority,
+        streaming,
+        request.scored_tokens,
+    )
 
 
 def unpack_request(row: Row, sink: Sink) -> Request:
     """A request in the worker; its key is its index."""
-    key, tokens, config, seed, priority, _ = row
-    return Request(tokens, GenerationConfig(**config), sink, seed, index=key, priority=priority)
+    key, tokens, config, seed, priority, _, scored = row
+    return Request(
+        tokens,
+        GenerationConfig(**config),
+        sink,
+        seed,
+        index=key,
+        priority=priority,
+        scored_tokens=scored,
+    )
 
 
 def pack_result(result: GenerationResult) -> dict[str, Any]:
