@@ -15,7 +15,6 @@ namespace {
 // cache, while a panel of weights is used for all of them.
 constexpr int kBlockRows = 64;
 // Attention tiles of one task.
-constexpr int kTaskTiles = 4;
 
 // Floats from one row of activations to the next. A multiple of 4096 bytes would put the same
 // outputs of all rows into one set of the cache.
@@ -117,10 +116,9 @@ class Context::Work {
             chunk_of_[chunk.first_row + i] = index;
         }
         const int n_queries = chunk.n_rows * group_size();
-        constexpr int kStep = kAttentionRows * kTaskTiles;
         for (int head = 0; head < shape_.n_head_kv; head++) {
-            for (int first = 0; first < n_queries; first += kStep) {
-                tasks_.push_back({index, head, first, std::min(first + kStep, n_queries)});
+            for (int first = 0; first < n_queries; first += kAttentionRows) {
+                tasks_.push_back({index, head, first, std::min(first + kAttentionRows, n_queries)});
             }
         }
     }
@@ -364,22 +362,19 @@ class Context::Work {
     void attend(int thread, int layer) {
         const Stopwatch stopwatch(c_.times_[thread].seconds[kAttention]);
         c_.pool_.share(thread, int(tasks_.size()), [&](int index) {
-            const AttentionTask& task = tasks_[index];
-            for (int first = task.first; first < task.last; first += kAttentionRows) {
-                attend_tile(thread, layer, task, first, std::min(first + kAttentionRows, task.last));
-            }
+            attend_tile(thread, layer, tasks_[index]);
         });
     }
 
-    void attend_tile(int thread, int layer, const AttentionTask& task, int first, int last) const {
+    void attend_tile(int thread, int layer, const AttentionTask& task) const {
         const Chunk& chunk = step_.chunks[task.chunk];
         const int group = group_size(), window = shape_.windows[layer];
         AttentionTile tile;
-        tile.n_rows = last - first;
+        tile.n_rows = task.last - task.first;
         tile.head_dim = shape_.head_dim;
         for (int i = 0; i < tile.n_rows; i++) {
-            const int row = chunk.first_row + (first + i) / group;
-            const int head = task.kv_head * group + (first + i) % group;
+            const int row = chunk.first_row + (task.first + i) / group;
+            const int head = task.kv_head * group + (task.first + i) % group;
             tile.queries[i] = query(row, head);
             tile.query_scales[i] = c_.query_scales_.floats()[size_t(row) * shape_.n_head + head];
             tile.n_keys[i] = positions_[row] + 1;
@@ -392,7 +387,7 @@ class Context::Work {
         tile.blocks = chunk.blocks;
         tile.softcap = shape_.attention_softcap;
         tile.scores_stride = round_up(c_.options_.max_tokens, kKvBlock);
-        tile.scores = c_.scores_.floats() + tile.scores_stride * kAttentionRows * thread;
+        tile.scores = c_.scores_.floats() + tile.scores_stride * kScoreRows * thread;
         kernels_.attend(tile);
     }
 
@@ -503,7 +498,7 @@ Context::Context(const Model& model, ContextOptions options)
     }
     for (Buffer& tiles : tiles_) tiles = Buffer(tile_stride_ * (n_scratch / kTileRows));
     row_ = floats(n_threads, row_stride(s.n_embd));
-    scores_ = floats(n_threads * kAttentionRows, round_up(options_.max_tokens, kKvBlock));
+    scores_ = floats(n_threads * kScoreRows, round_up(options_.max_tokens, kKvBlock));
 }
 
 void Context::execute(const Step& step, float* logits, size_t stride) {

@@ -14,7 +14,8 @@ namespace llamaherd {
 constexpr int kTileRows = 16;       // rows of activations that a kernel takes at once
 constexpr int kKvBlock = 32;        // tokens of a block of the KV cache
 constexpr int kMaxHeadDim = 256;
-constexpr int kAttentionRows = 8;   // queries that attention takes at once
+constexpr int kAttentionRows = 48;  // queries that attention takes at once
+constexpr int kScoreRows = 8;       // rows of scores that there is room for
 
 // What a weight format wants of the activations that it is multiplied with.
 //
@@ -73,8 +74,22 @@ struct AttentionTile {
     size_t block_stride;
     const int32_t* blocks;               // block numbers of the sequence
     float softcap;                       // 0: none
-    float* scores;                       // [kAttentionRows][scores_stride]
+    float* scores;                       // [kScoreRows][scores_stride]
     size_t scores_stride;                // at least the keys, rounded up to a block
+
+    // Rows [first, first + n) alone.
+    AttentionTile part(int first, int n) const {
+        AttentionTile tile = *this;
+        tile.n_rows = n;
+        for (int i = 0; i < n; i++) {
+            tile.queries[i] = queries[first + i];
+            tile.query_scales[i] = query_scales[first + i];
+            tile.first_key[i] = first_key[first + i];
+            tile.n_keys[i] = n_keys[first + i];
+            tile.outputs[i] = outputs[first + i];
+        }
+        return tile;
+    }
 };
 
 enum class Gate : int { kSilu, kGelu };

@@ -384,22 +384,8 @@ float quantize(const float* x, int n, float length, int16_t* out) {
 
 // ── attention ──────────────────────────────────────────────────────────────────────────────
 
-struct KeyRange {
-    int first_block, last_block;  // blocks [first, last) that any row sees
-    int n_keys;                   // most keys that any row sees
-};
-
-KeyRange key_range(const AttentionTile& tile) {
-    int first = tile.first_key[0], last = tile.n_keys[0];
-    for (int i = 1; i < tile.n_rows; i++) {
-        first = tile.first_key[i] < first ? tile.first_key[i] : first;
-        last = tile.n_keys[i] > last ? tile.n_keys[i] : last;
-    }
-    return {first / kKvBlock, (last + kKvBlock - 1) / kKvBlock, last};
-}
-
-// A score far below any other.
-constexpr float kMasked = -1e30f;
+// A score far below any other, even when it is multiplied by the least factor.
+constexpr float kMasked = -1e30f, kLeastFactor = 1e-20f;
 constexpr float kLog2E = 1.4426950408889634f;
 
 ALWAYS_INLINE __m512 visible(const AttentionTile& tile, int row, int first_key, __m512 scores) {
@@ -421,14 +407,14 @@ ALWAYS_INLINE __m512 soft_capped(__m512 x, float cap) {
 
 // Dot products of all rows with the 32 keys of a block: sums[0] for the first 16, sums[1] for the
 // others.
-template <int ROWS>
+template <int ROWS, bool PREFETCHES>
 ALWAYS_INLINE void dot_keys(const uint8_t* block, const uint8_t* next_block, int head_dim,
                             const int32_t (*queries)[ROWS], __m512i (&sums)[2][ROWS]) {
     repeat<ROWS>([&](auto i) INLINE_LAMBDA { sums[0][i] = sums[1][i] = _mm512_setzero_si512(); });
     const uint8_t* values = block + KvHeadBlock::values_at(head_dim);
     for (int d = 0; d < head_dim / 2; d++) {
         // Blocks lie far apart: the processor does not foresee the next one by itself.
-        for (int line = 0; line < 128; line += 64) {
+        for (int line = 0; PREFETCHES && line < 128; line += 64) {
             prefetch(next_block + d * 128 + line, _MM_HINT_T0);
             prefetch(values + d * 128 + line, _MM_HINT_T1);
         }
@@ -442,43 +428,64 @@ ALWAYS_INLINE void dot_keys(const uint8_t* block, const uint8_t* next_block, int
     }
 }
 
-// Scores of all keys as powers of two, and each row's largest.
+// Rows of a tile whose sums fit in the registers.
+constexpr int kGroupRows = 12;
+// Blocks between two looks at a row's largest score. Spans begin at multiples of it, so that a row
+// alone is cut into the same spans as in company.
+constexpr int kSpanBlocks = 8;
+constexpr int kSpanKeys = kSpanBlocks * kKvBlock;
+// Blocks whose values are added up as integers.
+constexpr int kPieceBlocks = 2;
+constexpr int kPieceKeys = kPieceBlocks * kKvBlock;
+constexpr int kPieceVectors = kPieceKeys / kLanes;
+
+// A few rows on their way through the keys.
+struct RowGroup {
+    int first_row, n_rows;
+    int first_block, last_block;    // blocks [first, last) that any row sees
+    int n_keys;                     // most keys that any row sees
+    int first_common, last_common;  // keys [first, last) that all rows see
+    float factor[kGroupRows];       // turns scores into powers of two
+    float top[kGroupRows];          // largest power so far
+    bool has_seen[kGroupRows];      // whether there was any key to see
+    __m512 totals[kGroupRows];      // sums of the weights, by lane
+    float* sums;                    // [n_rows][head_dim]: weighted values so far
+    int32_t* queries;               // [head_dim / 2][n_rows]: pairs
+};
+
+// Scores of the keys of some blocks, in units of the row's factor, and each row's largest.
 template <int ROWS>
-void score_keys(const AttentionTile& tile, const KeyRange& range, __m512* largest) {
-    alignas(64) int32_t queries[kMaxHeadDim / 2][ROWS];
-    int n_common = tile.n_keys[0], first_common = tile.first_key[0];
-    for (int i = 0; i < ROWS; i++) {
-        for (int d = 0; d < tile.head_dim / 2; d++) {
-            std::memcpy(&queries[d][i], tile.queries[i] + 2 * d, 4);
-        }
-        largest[i] = _mm512_set1_ps(kMasked);
-        n_common = tile.n_keys[i] < n_common ? tile.n_keys[i] : n_common;
-        first_common = tile.first_key[i] > first_common ? tile.first_key[i] : first_common;
-    }
-    for (int b = range.first_block; b < range.last_block; b++) {
-        const bool is_last = b + 1 == range.last_block;
+ALWAYS_INLINE void score_keys(const AttentionTile& tile, const RowGroup& group, int first_block,
+                              int last_block, float (*scores)[kSpanKeys], __m512* largest) {
+    const auto* queries = reinterpret_cast<const int32_t(*)[ROWS]>(group.queries);
+    repeat<ROWS>([&](auto i) INLINE_LAMBDA { largest[i] = _mm512_set1_ps(kMasked); });
+    for (int b = first_block; b < last_block; b++) {
+        const bool is_last = b + 1 == group.last_block;
         const uint8_t* block = tile.cache + tile.block_stride * tile.blocks[b];
         // After the last block comes the next head's first one.
         const uint8_t* next_block =
-            tile.cache + tile.block_stride * tile.blocks[is_last ? range.first_block : b + 1] +
+            tile.cache + tile.block_stride * tile.blocks[is_last ? group.first_block : b + 1] +
             (is_last ? KvHeadBlock::n_bytes(tile.head_dim) : 0);
         __m512i dots[2][ROWS];
-        dot_keys<ROWS>(block, next_block, tile.head_dim, queries, dots);
-        const bool is_whole = b * kKvBlock >= first_common && (b + 1) * kKvBlock <= n_common;
+        if (group.first_row == 0) {
+            dot_keys<ROWS, true>(block, next_block, tile.head_dim, queries, dots);
+        } else {
+            dot_keys<ROWS, false>(block, next_block, tile.head_dim, queries, dots);
+        }
+        const bool is_whole =
+            b * kKvBlock >= group.first_common && (b + 1) * kKvBlock <= group.last_common;
         const uint8_t* scales = block + KvHeadBlock::key_scales_at(tile.head_dim);
-        const auto finish = [&](int row, int half, __m512i sums) INLINE_LAMBDA {
-            const int first_key = b * kKvBlock + half * 16;
+        const auto finish = [&](int i, int half, __m512i sums) INLINE_LAMBDA {
+            const int row = group.first_row + i;
             const __m512 key_scales = _mm512_loadu_ps(scales + half * 64);
             __m512 score = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), key_scales);
             if (tile.softcap > 0) {
                 score = _mm512_mul_ps(score, _mm512_set1_ps(tile.query_scales[row]));
-                score = _mm512_mul_ps(soft_capped(score, tile.softcap), _mm512_set1_ps(kLog2E));
-            } else {
-                score = _mm512_mul_ps(score, _mm512_set1_ps(tile.query_scales[row] * kLog2E));
+                score = soft_capped(score, tile.softcap);
             }
-            if (!is_whole) score = visible(tile, row, first_key, score);
-            largest[row] = _mm512_max_ps(largest[row], score);
-            _mm512_storeu_ps(tile.scores + tile.scores_stride * row + first_key, score);
+            if (!is_whole) score = visible(tile, row, b * kKvBlock + half * 16, score);
+            largest[i] = _mm512_max_ps(largest[i], score);
+            _mm512_store_ps(scores[i] + (b - first_block) * kKvBlock + half * 16, score);
         };
         repeat<ROWS>([&](auto i) INLINE_LAMBDA {
             finish(i, 0, dots[0][i]);
@@ -488,9 +495,9 @@ void score_keys(const AttentionTile& tile, const KeyRange& range, __m512* larges
 }
 
 // Sums of the lanes of eight vectors.
-ALWAYS_INLINE __m256 sums_of_lanes(const __m512 (&v)[kAttentionRows]) {
-    __m256 halves[kAttentionRows];
-    repeat<kAttentionRows>([&](auto i) INLINE_LAMBDA {
+ALWAYS_INLINE __m256 sums_of_lanes(const __m512* v) {
+    __m256 halves[8];
+    repeat<8>([&](auto i) INLINE_LAMBDA {
         halves[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
     });
     const auto four = [&](int i) INLINE_LAMBDA {
@@ -502,119 +509,206 @@ ALWAYS_INLINE __m256 sums_of_lanes(const __m512 (&v)[kAttentionRows]) {
     return _mm256_add_ps(low, _mm256_permute2f128_ps(first, last, 0x31));
 }
 
-// What attention gathers over the blocks of a sequence.
+// Rows, rounded up to eights.
 template <int ROWS>
-struct Gathered {
-    float top[ROWS];
-    __m512 totals[ROWS];
-    alignas(64) float sums[ROWS][kMaxHeadDim];
-};
+constexpr int kPaddedRows = (ROWS + 7) / 8 * 8;
 
-// Weights of a block's values as int16, so that a row's sum is at most 2^15, and their scales.
+// Weights of a piece's values as int16, so that a row's sum is at most 2^15, and their scales.
 template <int ROWS>
-ALWAYS_INLINE void weigh(const AttentionTile& tile, int block, const uint8_t* value_scales,
-                         Gathered<ROWS>& gathered, int16_t (*weights)[kKvBlock], float* scales) {
+ALWAYS_INLINE void weigh(RowGroup& group, const float (*scores)[kSpanKeys], int at,
+                         const uint8_t* const* value_scales, int16_t (*weights)[kPieceKeys],
+                         float* scales) {
     // Scales of places that no token has taken yet are zero or finite leftovers.
-    const __m512 s0 = _mm512_loadu_ps(value_scales), s1 = _mm512_loadu_ps(value_scales + 64);
-    __m512 u0[ROWS], u1[ROWS], both[kAttentionRows];
-    repeat<kAttentionRows>([&](auto i) INLINE_LAMBDA { both[i] = _mm512_setzero_ps(); });
+    __m512 u[ROWS][kPieceVectors], all[kPaddedRows<ROWS>];
+    repeat<kPaddedRows<ROWS>>([&](auto i) INLINE_LAMBDA { all[i] = _mm512_setzero_ps(); });
     repeat<ROWS>([&](auto i) INLINE_LAMBDA {
-        const float* scores = tile.scores + tile.scores_stride * i + block * kKvBlock;
-        const __m512 top = _mm512_set1_ps(gathered.top[i]);
-        const __m512 e0 = power_of_two(_mm512_sub_ps(_mm512_loadu_ps(scores), top));
-        const __m512 e1 = power_of_two(_mm512_sub_ps(_mm512_loadu_ps(scores + 16), top));
-        gathered.totals[i] = _mm512_add_ps(gathered.totals[i], _mm512_add_ps(e0, e1));
-        u0[i] = _mm512_mul_ps(e0, s0);
-        u1[i] = _mm512_mul_ps(e1, s1);
-        both[i] = _mm512_add_ps(u0[i], u1[i]);
+        const __m512 factor = _mm512_set1_ps(group.factor[i]), top = _mm512_set1_ps(group.top[i]);
+        repeat<kPieceVectors>([&](auto v) INLINE_LAMBDA {
+            const __m512 score = _mm512_load_ps(scores[i] + at + v * 16);
+            const __m512 e = power_of_two(_mm512_fmsub_ps(score, factor, top));
+            group.totals[i] = _mm512_add_ps(group.totals[i], e);
+            u[i][v] = _mm512_mul_ps(e, _mm512_loadu_ps(value_scales[v / 2] + v % 2 * 64));
+            all[i] = _mm512_add_ps(all[i], u[i][v]);
+        });
     });
-    const __m256 sums = sums_of_lanes(both), most = _mm256_set1_ps(kInt16Max);
-    const __m256 positive = _mm256_cmp_ps(sums, _mm256_setzero_ps(), _CMP_GT_OQ);
-    alignas(32) float inverses[kAttentionRows];
-    _mm256_store_ps(inverses, _mm256_and_ps(positive, _mm256_div_ps(most, sums)));
-    _mm256_store_ps(scales, _mm256_mul_ps(sums, _mm256_set1_ps(1.0f / kInt16Max)));
+    alignas(32) float inverses[kPaddedRows<ROWS>];
+    for (int i = 0; i < kPaddedRows<ROWS>; i += 8) {
+        const __m256 sums = sums_of_lanes(all + i), most = _mm256_set1_ps(kInt16Max);
+        const __m256 positive = _mm256_cmp_ps(sums, _mm256_setzero_ps(), _CMP_GT_OQ);
+        _mm256_store_ps(inverses + i, _mm256_and_ps(positive, _mm256_div_ps(most, sums)));
+        _mm256_store_ps(scales + i, _mm256_mul_ps(sums, _mm256_set1_ps(1.0f / kInt16Max)));
+    }
     repeat<ROWS>([&](auto i) INLINE_LAMBDA {
         const __m512 inverse = _mm512_set1_ps(inverses[i]);
-        const __m512i w0 = _mm512_cvtps_epi32(_mm512_mul_ps(u0[i], inverse));
-        const __m512i w1 = _mm512_cvtps_epi32(_mm512_mul_ps(u1[i], inverse));
         auto* out = reinterpret_cast<__m256i*>(weights[i]);
-        _mm256_store_si256(out, _mm512_cvtsepi32_epi16(w0));
-        _mm256_store_si256(out + 1, _mm512_cvtsepi32_epi16(w1));
+        repeat<kPieceVectors>([&](auto v) INLINE_LAMBDA {
+            const __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(u[i][v], inverse));
+            _mm256_store_si256(out + v, _mm512_cvtsepi32_epi16(w));
+        });
     });
 }
 
 // sums[row] += scale * weights x values, for 32 dimensions from `at`, or for 16 if not `IS_WIDE`.
 template <int ROWS, bool IS_WIDE>
-ALWAYS_INLINE void add_values(const uint8_t* values, int head_dim, int at, int n_pairs,
-                              const int16_t (*weights)[kKvBlock], const float* scales,
-                              float (*sums)[kMaxHeadDim]) {
+ALWAYS_INLINE void add_values(const uint8_t* const* values, int head_dim, int at, int n_pairs,
+                              const int16_t (*weights)[kPieceKeys], const float* scales,
+                              float* sums) {
     __m512i low[ROWS], high[ROWS];
     repeat<ROWS>([&](auto i) INLINE_LAMBDA { low[i] = high[i] = _mm512_setzero_si512(); });
-    for (int p = 0; p < n_pairs; p++) {
-        const uint8_t* pair = values + (size_t(p) * head_dim + at) * 4;
-        const __m512i v0 = _mm512_loadu_si512(pair);
-        const __m512i v1 = IS_WIDE ? _mm512_loadu_si512(pair + 64) : v0;
-        repeat<ROWS>([&](auto i) INLINE_LAMBDA {
-            const auto* pairs = reinterpret_cast<const aliased_int*>(weights[i]);
-            const __m512i weight = _mm512_set1_epi32(pairs[p]);
-            low[i] = dot_shorts(low[i], v0, weight);
-            if constexpr (IS_WIDE) high[i] = dot_shorts(high[i], v1, weight);
-        });
+    for (int first = 0, b = 0; first < n_pairs; first += kKvBlock / 2, b++) {
+        const int n = n_pairs - first < kKvBlock / 2 ? n_pairs - first : kKvBlock / 2;
+        for (int p = 0; p < n; p++) {
+            const uint8_t* pair = values[b] + (size_t(p) * head_dim + at) * 4;
+            const __m512i v0 = _mm512_loadu_si512(pair);
+            const __m512i v1 = IS_WIDE ? _mm512_loadu_si512(pair + 64) : v0;
+            repeat<ROWS>([&](auto i) INLINE_LAMBDA {
+                const auto* pairs = reinterpret_cast<const aliased_int*>(weights[i]);
+                const __m512i weight = _mm512_set1_epi32(pairs[first + p]);
+                low[i] = dot_shorts(low[i], v0, weight);
+                if constexpr (IS_WIDE) high[i] = dot_shorts(high[i], v1, weight);
+            });
+        }
     }
     const auto finish = [&](int row, float* sum, __m512i dots) INLINE_LAMBDA {
         const __m512 scale = _mm512_set1_ps(scales[row]);
         _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, _mm512_load_ps(sum)));
     };
     repeat<ROWS>([&](auto i) INLINE_LAMBDA {
-        finish(i, sums[i] + at, low[i]);
-        if constexpr (IS_WIDE) finish(i, sums[i] + at + 16, high[i]);
+        finish(i, sums + i * head_dim + at, low[i]);
+        if constexpr (IS_WIDE) finish(i, sums + i * head_dim + at + 16, high[i]);
     });
 }
 
+// Raises a row's largest score; what was gathered under the old one becomes smaller.
 template <int ROWS>
-void attend_rows(const AttentionTile& tile) {
-    const KeyRange range = key_range(tile);
-    const int head_dim = tile.head_dim;
-    Gathered<ROWS> gathered;
-    score_keys<ROWS>(tile, range, gathered.totals);
+ALWAYS_INLINE void raise_tops(RowGroup& group, const __m512* largest, int head_dim) {
     for (int i = 0; i < ROWS; i++) {
-        gathered.top[i] = _mm512_reduce_max_ps(gathered.totals[i]);
-        gathered.totals[i] = _mm512_setzero_ps();
-        std::memset(gathered.sums[i], 0, size_t(head_dim) * sizeof(float));
+        const float score = _mm512_reduce_max_ps(largest[i]), top = score * group.factor[i];
+        if (score <= kMasked || (group.has_seen[i] && top <= group.top[i])) continue;
+        const __m512 factor = power_of_two(_mm512_set1_ps(group.top[i] - top));
+        group.top[i] = top;
+        if (!group.has_seen[i]) {
+            group.has_seen[i] = true;
+            continue;
+        }
+        group.totals[i] = _mm512_mul_ps(group.totals[i], factor);
+        float* sums = group.sums + i * head_dim;
+        for (int d = 0; d < head_dim; d += kLanes) {
+            _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), factor));
+        }
     }
-    for (int b = range.first_block; b < range.last_block; b++) {
-        const uint8_t* block = tile.cache + tile.block_stride * tile.blocks[b];
-        const uint8_t* values = block + KvHeadBlock::values_at(head_dim);
-        alignas(64) int16_t weights[ROWS][kKvBlock];
-        alignas(32) float scales[kAttentionRows];
-        weigh<ROWS>(tile, b, block + KvHeadBlock::value_scales_at(head_dim), gathered, weights,
-                    scales);
-        const int n_left = range.n_keys - b * kKvBlock;
-        const int n_pairs = n_left >= kKvBlock ? kKvBlock / 2 : (n_left + 1) / 2;
+}
+
+// Takes some blocks, at most a span, into the sums of a group.
+template <int ROWS>
+void attend_span(const AttentionTile& tile, RowGroup& group, int first_block, int last_block) {
+    const int head_dim = tile.head_dim;
+    alignas(64) float scores[ROWS][kSpanKeys];
+    __m512 largest[ROWS];
+    score_keys<ROWS>(tile, group, first_block, last_block, scores, largest);
+    raise_tops<ROWS>(group, largest, head_dim);
+    if ((last_block - first_block) % kPieceBlocks) {
+        const __m512 masked = _mm512_set1_ps(kMasked);
+        for (int i = 0; i < ROWS; i++) {
+            float* missing = scores[i] + (last_block - first_block) * kKvBlock;
+            _mm512_store_ps(missing, masked);
+            _mm512_store_ps(missing + 16, masked);
+        }
+    }
+    for (int b = first_block; b < last_block; b += kPieceBlocks) {
+        const uint8_t *values[kPieceBlocks], *value_scales[kPieceBlocks];
+        alignas(64) int16_t weights[ROWS][kPieceKeys];
+        alignas(32) float scales[kPaddedRows<ROWS>];
+        for (int i = 0; i < kPieceBlocks; i++) {
+            const int known = b + i < last_block ? b + i : last_block - 1;
+            const uint8_t* block = tile.cache + tile.block_stride * tile.blocks[known];
+            values[i] = block + KvHeadBlock::values_at(head_dim);
+            value_scales[i] = block + KvHeadBlock::value_scales_at(head_dim);
+        }
+        weigh<ROWS>(group, scores, (b - first_block) * kKvBlock, value_scales, weights, scales);
+        const int n_left = group.n_keys - b * kKvBlock;
+        const int n_pairs = n_left >= kPieceKeys ? kPieceKeys / 2 : (n_left + 1) / 2;
         int at = 0;
         for (; at + 32 <= head_dim; at += 32) {
-            add_values<ROWS, true>(values, head_dim, at, n_pairs, weights, scales, gathered.sums);
+            add_values<ROWS, true>(values, head_dim, at, n_pairs, weights, scales, group.sums);
         }
         if (at < head_dim) {
-            add_values<ROWS, false>(values, head_dim, at, n_pairs, weights, scales, gathered.sums);
+            add_values<ROWS, false>(values, head_dim, at, n_pairs, weights, scales, group.sums);
         }
     }
-    for (int i = 0; i < ROWS; i++) {
-        const float* sums = gathered.sums[i];
-        const __m512 factor = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(gathered.totals[i]));
-        for (int d = 0; d < head_dim; d += kLanes) {
-            _mm512_storeu_ps(tile.outputs[i] + d, _mm512_mul_ps(_mm512_load_ps(sums + d), factor));
+}
+
+void open_group(const AttentionTile& tile, int first_row, int n_rows, float* sums, int32_t* queries,
+                RowGroup& group) {
+    group.first_row = first_row;
+    group.n_rows = n_rows;
+    group.sums = sums;
+    group.queries = queries;
+    std::memset(sums, 0, size_t(n_rows) * tile.head_dim * sizeof(float));
+    int first = tile.first_key[first_row], last = tile.n_keys[first_row];
+    group.first_common = first;
+    group.last_common = last;
+    for (int i = 0; i < n_rows; i++) {
+        const int row = first_row + i, first_key = tile.first_key[row], n_keys = tile.n_keys[row];
+        first = first_key < first ? first_key : first;
+        last = n_keys > last ? n_keys : last;
+        group.first_common = first_key > group.first_common ? first_key : group.first_common;
+        group.last_common = n_keys < group.last_common ? n_keys : group.last_common;
+        const float factor = tile.softcap > 0 ? kLog2E : tile.query_scales[row] * kLog2E;
+        group.factor[i] = factor > kLeastFactor ? factor : kLeastFactor;
+        group.top[i] = 0.0f;
+        group.has_seen[i] = false;
+        group.totals[i] = _mm512_setzero_ps();
+        for (int d = 0; d < tile.head_dim / 2; d++) {
+            std::memcpy(&queries[d * n_rows + i], tile.queries[row] + 2 * d, 4);
+        }
+    }
+    group.first_block = first / kPieceKeys * kPieceBlocks;
+    group.last_block = (last + kKvBlock - 1) / kKvBlock;
+    group.n_keys = last;
+}
+
+void close_group(const AttentionTile& tile, const RowGroup& group) {
+    for (int i = 0; i < group.n_rows; i++) {
+        const float* sums = group.sums + i * tile.head_dim;
+        float* out = tile.outputs[group.first_row + i];
+        const __m512 factor = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(group.totals[i]));
+        for (int d = 0; d < tile.head_dim; d += kLanes) {
+            _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_load_ps(sums + d), factor));
         }
     }
 }
 
 void attend(const AttentionTile& tile) {
-    using Function = void (*)(const AttentionTile&);
-    static constexpr Function kTable[kAttentionRows] = {
-        attend_rows<1>, attend_rows<2>, attend_rows<3>, attend_rows<4>,
-        attend_rows<5>, attend_rows<6>, attend_rows<7>, attend_rows<8>,
+    using Function = void (*)(const AttentionTile&, RowGroup&, int, int);
+    static constexpr Function kTable[kGroupRows] = {
+        attend_span<1>, attend_span<2>, attend_span<3>,  attend_span<4>,
+        attend_span<5>, attend_span<6>, attend_span<7>,  attend_span<8>,
+        attend_span<9>, attend_span<10>, attend_span<11>, attend_span<12>,
     };
-    kTable[tile.n_rows - 1](tile);
+    constexpr int kGroups = (kAttentionRows + kGroupRows - 1) / kGroupRows;
+    alignas(64) float sums[kAttentionRows * kMaxHeadDim];
+    alignas(64) int32_t queries[kAttentionRows * kMaxHeadDim / 2];
+    RowGroup groups[kGroups];
+    int n_groups = 0, first_block = INT32_MAX, last_block = 0;
+    for (int row = 0; row < tile.n_rows; row += kGroupRows) {
+        const int n_left = tile.n_rows - row;
+        RowGroup& group = groups[n_groups++];
+        open_group(tile, row, n_left < kGroupRows ? n_left : kGroupRows,
+                   sums + row * tile.head_dim, queries + row * tile.head_dim / 2, group);
+        first_block = group.first_block < first_block ? group.first_block : first_block;
+        last_block = group.last_block > last_block ? group.last_block : last_block;
+    }
+    // A span of keys and values stays in the cache while all groups take it in.
+    for (int b = first_block / kSpanBlocks * kSpanBlocks; b < last_block; b += kSpanBlocks) {
+        for (int g = 0; g < n_groups; g++) {
+            RowGroup& group = groups[g];
+            const int first = b > group.first_block ? b : group.first_block;
+            const int last = b + kSpanBlocks < group.last_block ? b + kSpanBlocks : group.last_block;
+            if (first < last) kTable[group.n_rows - 1](tile, group, first, last);
+        }
+    }
+    for (int g = 0; g < n_groups; g++) close_group(tile, groups[g]);
 }
 
 int64_t int8_peak(int64_t n_rounds) {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 #include "float16.h"
 #include "kernels.h"
@@ -22,8 +21,10 @@ float load_f16(const uint8_t* at) {
     return float16_to_float(half);
 }
 
+// Saturates, and what is not a number is the smallest, as in the vector kernels.
 int rounded(float x, int most) {
-    return int(std::clamp(std::nearbyint(x), -float(most) - 1.0f, float(most)));
+    if (x > float(most)) return most;
+    return x > -float(most) - 1.0f ? int(std::nearbyint(x)) : -most - 1;
 }
 
 // ── activations ────────────────────────────────────────────────────────────────────────────
@@ -215,8 +216,9 @@ float add_block(const AttentionTile& tile, int begin, int end, const float* weig
         int32_t dot = 0;
         for (int key = begin; key < end; key++) {
             const int place = key % kKvBlock;
+            const size_t at = (size_t(place / 2) * tile.head_dim + d) * 4 + place % 2 * 2;
             int16_t value;
-            std::memcpy(&value, values + (size_t(place / 2) * tile.head_dim + d) * 4 + place % 2 * 2, 2);
+            std::memcpy(&value, values + at, 2);
             const float weight = weights[key] * load_f32(scales + place * 4) * inverse;
             dot += rounded(weight, 32767) * int32_t(value);
         }
@@ -227,7 +229,7 @@ float add_block(const AttentionTile& tile, int begin, int end, const float* weig
 
 void attend_row(const AttentionTile& tile, int row) {
     const int first = tile.first_key[row], n_keys = tile.n_keys[row];
-    float* scores = tile.scores + tile.scores_stride * row;
+    float* scores = tile.scores;
     for (int key = first; key < n_keys; key++) scores[key] = score_key(tile, row, key);
     const float top = *std::max_element(scores + first, scores + n_keys);
     for (int key = first; key < n_keys; key++) scores[key] = std::exp(scores[key] - top);
