@@ -6,6 +6,8 @@
 - clients: 16 clients at the same time, each asking one streamed question after the other (64
   prompt tokens, 64 new ones), on llamaherd's asyncio interface and on xllamacpp's server; beside
   them the same rows as one offline batch. Tokens per second and the time to the first token.
+  Beside how long the event loop is held up: an idle loop in another process while the offline
+  batch runs: what the operating system does on a machine whose cores are all busy.
 - overload: requests come three times as fast as they can be answered, for a minute.
 - cancel: what is still computed after a stream is left, and how long the event loop was held up.
 
@@ -74,7 +76,12 @@ def run_one(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_clients(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    names = ["llamaherd", "offline", *(["xllamacpp"] if is_installed("xllamacpp") else [])]
+    names = [
+        "llamaherd",
+        "offline",
+        "idle loop",
+        *(["xllamacpp"] if is_installed("xllamacpp") else []),
+    ]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(arguments.runs):
         for name in names:
@@ -92,7 +99,8 @@ def compare_clients(arguments: argparse.Namespace) -> dict[str, list[dict[str, A
                 ("stall_max", 6),
             )
         )
-        print(f"{name:12}{median['tokens_per_s']:>10.0f}{cells}")
+        rate = f"{median['tokens_per_s']:.0f}" if "tokens_per_s" in median else ""
+        print(f"{name:12}{rate:>10}{cells}")
     return runs
 
 
@@ -190,6 +198,22 @@ def llamaherd_offline(path: Path, arguments: argparse.Namespace) -> dict[str, fl
         seconds = time.perf_counter() - began
     assert all(result.tokens_generated == N_NEW for result in results)
     return {"tokens_per_s": len(results) * (N_PROMPT + N_NEW) / seconds}
+
+
+def idle_loop(path: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """An event loop with nothing to do, beside a process that runs the rows as one batch."""
+    command = [sys.executable, __file__, "--one", "offline", "--quant", arguments.quant]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as offline:
+
+        async def run() -> dict[str, float]:
+            await asyncio.sleep(2.0)
+            heartbeat = Heartbeat()
+            beating = asyncio.create_task(heartbeat.run())
+            await asyncio.to_thread(offline.wait)
+            beating.cancel()
+            return heartbeat.summary()
+
+        return asyncio.run(run())
 
 
 def xllamacpp_clients(path: Path, arguments: argparse.Namespace) -> dict[str, float]:
@@ -353,6 +377,7 @@ def percentile(values: list[float], share: float) -> float:
 ONE: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "llamaherd": llamaherd_clients,
     "offline": llamaherd_offline,
+    "idle loop": idle_loop,
     "xllamacpp": xllamacpp_clients,
     "cancel": cancel,
     "overload": overload,

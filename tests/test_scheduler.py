@@ -152,6 +152,20 @@ def test_interactive_rows_cap_prompt_chunks() -> None:
     assert scheduler.schedule().plan.n_tokens <= 8
 
 
+def test_interactive_prompts_run_together_until_one_is_answered() -> None:
+    """Small steps help nobody while all rows wait for their first token."""
+    scheduler = Scheduler(limits(n_slots=4, n_batch=64), max_running=4, interactive_chunk=8)
+    first = [Sequence([t] * 15, 15, 5, interactive=True) for t in (1, 2)]
+    scheduler.add(first)
+    step = scheduler.schedule()
+    assert step.plan.n_tokens == 30
+    scheduler.commit(step)
+    for sequence in first:
+        sequence.tokens.append(7)
+    scheduler.add([Sequence([3] * 40, 40, 5, interactive=True)])
+    assert scheduler.schedule().plan.n_tokens == 2 + 8
+
+
 def test_a_high_priority_row_starts_at_once_and_a_low_one_does_not_starve() -> None:
     """Priorities decide, ageing limits them."""
     scheduler = Scheduler(limits(n_slots=1), max_running=1)

@@ -271,7 +271,8 @@ class EngineConfig:
         max_batch_size: Rows in work at the same time, at most 255.
         token_budget: Tokens in one forward pass.
         interactive_chunk: Prompt tokens per forward pass while a streaming row is in work, so
-            that its next token does not wait behind a long prompt.
+            that its next token does not wait behind a long prompt. Streaming rows that all begin
+            at the same time are not cut.
         n_ctx: Tokens that one row may hold (prompt and answer); None takes what the model was
             trained for.
         kv_layout: On llama.cpp, ``"split"`` gives every row its own part of the KV cache (fast on

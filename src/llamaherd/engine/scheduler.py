@@ -53,7 +53,8 @@ class Scheduler:
     Args:
         limits: What the runner can hold.
         max_running: Sequences in work at the same time.
-        interactive_chunk: Prompt tokens per step while an interactive sequence is in work.
+        interactive_chunk: Prompt tokens per step while an interactive sequence is in work that
+            would have to wait for it.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Scheduler:
         budget = self._limits.n_batch
         chunks = [(s, _chunk(s, 1)) for s in self._running if s.n_pending == 1]
         budget -= len(chunks)
-        if self._n_interactive:
+        if self._must_hurry():
             budget = min(budget, self._interactive_chunk)
         for sequence in self._running:
             if sequence.n_pending > 1:
@@ -122,6 +123,17 @@ class Scheduler:
         return Step(
             StepPlan(tuple(operations), tuple(chunk for _, chunk in chunks)),
             tuple(sequence for sequence, _ in chunks),
+        )
+
+    def _must_hurry(self) -> bool:
+        """Whether somebody would watch this step take long.
+
+        Interactive prompts among themselves run together: none of them would be answered sooner
+        by smaller steps, except the first.
+        """
+        is_mixed = self._n_interactive < len(self._running) + len(self._waiting)
+        return bool(self._n_interactive) and (
+            is_mixed or any(s.interactive and s.n_pending == 1 for s in self._running)
         )
 
     def commit(self, step: Step) -> None:
