@@ -101,7 +101,7 @@ def test_bad_rows_are_named_and_the_others_run(tmp_path: Path) -> None:
     assert [r["success"] for r in rows] == [True, False, False, False]
     assert rows[0]["id"] == "a" and rows[0]["text"] == "The capital of Peru is Lima."
     assert all(r["error"]["type"] == "InputError" for r in rows[1:])
-    for expected in ("line 2: not UTF-8", "line 3: not JSON", "line 4: no field 'country'"):
+    for expected in ("line 2: not UTF-8", "line 3: not JSON", "line 4: no column 'country'"):
         assert expected in done.stderr
 
 

@@ -42,6 +42,7 @@ _MODULES = {
         "InputError",
         "InsufficientMemory",
         "InvalidPrompt",
+        "JobChanged",
         "KvExhausted",
         "LlamaherdError",
         "ModelError",
@@ -59,6 +60,7 @@ _MODULES = {
         "UnknownRequest",
         "WorkerCrashed",
     ),
+    "llamaherd.jobs.job": ("JobSummary", "run_job"),
     "llamaherd.models.info": ("ModelInfo",),
     "llamaherd.models.model": ("Model",),
     "llamaherd.processing.classify": ("Classification", "Classifier", "classify"),
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from llamaherd.aio.tasks import *
     from llamaherd.config import *
     from llamaherd.errors import *
+    from llamaherd.jobs.job import *
     from llamaherd.models.info import *
     from llamaherd.models.model import *
     from llamaherd.processing.classify import *

@@ -193,3 +193,7 @@ class InputError(LlamaherdError, ValueError):
 
 class OutputError(LlamaherdError, OSError):
     """An output cannot be written."""
+
+
+class JobChanged(LlamaherdError):
+    """The output belongs to a job with another model, prompt, input or other settings."""

@@ -11,6 +11,7 @@ import typer
 from llamaherd import __version__
 from llamaherd.cli.exits import CommandEnded
 from llamaherd.cli.options import (
+    AcceptOption,
     BatchOption,
     CleanOption,
     EngineOption,
@@ -28,9 +29,11 @@ from llamaherd.cli.options import (
     OutputOption,
     OverwriteOption,
     ProgressOption,
+    PromptFileOption,
     QuietOption,
     RawOption,
     RetriesOption,
+    RetryFailedOption,
     SeedOption,
     StopOption,
     StripOption,
@@ -99,13 +102,18 @@ def demo(
 
 @app.command(epilog="Example: echo Peru | llamaherd run --prompt 'What is the capital of {text}?'")
 def run(
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="Prompts")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="Prompts, or one table")
+    ] = None,
     input: InputOption = None,
     output: OutputOption = "-",
     overwrite: OverwriteOption = False,
+    accept_changes: AcceptOption = False,
+    retry_failed: RetryFailedOption = False,
     format: FormatOption = None,
     ordered: OrderedOption = None,
     prompt: TemplateOption = None,
+    prompt_file: PromptFileOption = None,
     system: SystemOption = None,
     raw: RawOption = False,
     progress: ProgressOption = None,
@@ -131,9 +139,12 @@ def run(
     gpu_layers: GpuOption = 0,
     verbose: VerboseOption = False,
 ) -> None:
-    """Answer prompts from arguments, a file or standard input; write answers as rows complete."""
+    """Answer prompts from arguments, a file or standard input.
+
+    An output file is a job: each finished row is safe on the disk, and the same command goes on
+    where it was after Ctrl-C or a crash.
+    """
     from llamaherd.cli.run import RunOptions, run_prompts
-    from llamaherd.cli.template import Template
     from llamaherd.config import GenerationConfig
 
     config = GenerationConfig(
@@ -151,11 +162,15 @@ def run(
         clean=clean,
         strip_thinking=strip_thinking,
     )
+    names, input = _table_argument(prompts, input)
     options = RunOptions(
-        prompts=tuple(prompts or ()),
+        prompts=names,
         input=input,
         output=output,
-        template=Template.parse(prompt) if prompt is not None else None,
+        prompt=prompt,
+        prompt_file=prompt_file,
+        accept_changes=accept_changes,
+        retry_failed=retry_failed,
         system=system,
         raw=raw,
         format=format,
@@ -261,6 +276,17 @@ def models(json: JsonOption = False) -> None:
     from llamaherd.cli.models import show_models
 
     show_models(as_json=json)
+
+
+def _table_argument(
+    prompts: list[str] | None, input: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """Prompts and the input; a single argument that is the name of a table is the input."""
+    if prompts and len(prompts) == 1 and input is None:
+        is_table = prompts[0].lower().endswith((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"))
+        if is_table and os.path.isfile(prompts[0]):
+            return (), prompts[0]
+    return tuple(prompts or ()), input
 
 
 def _load_options(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AcceptOption",
     "BatchOption",
     "CleanOption",
     "EngineOption",
@@ -24,9 +25,11 @@ __all__ = [
     "OutputOption",
     "OverwriteOption",
     "ProgressOption",
+    "PromptFileOption",
     "QuietOption",
     "RawOption",
     "RetriesOption",
+    "RetryFailedOption",
     "SeedOption",
     "StopOption",
     "StripOption",
@@ -121,24 +124,28 @@ InputOption = Annotated[
         "-i",
         metavar="FILE",
         rich_help_panel=_INPUT,
-        help="A prompt per line; .jsonl: objects with prompt or messages, and id; -: stdin",
+        help="A prompt per line; tables: .csv, .tsv, .parquet, .jsonl; -: stdin",
     ),
 ]
 OutputOption = Annotated[
     str,
     typer.Option(
-        "--output", "-o", metavar="FILE", rich_help_panel=_INPUT, help="Answers; -: stdout"
+        "--output",
+        "-o",
+        metavar="FILE",
+        rich_help_panel=_INPUT,
+        help=".jsonl, .csv, .tsv, .parquet, .txt; -: stdout. A file goes on where it was",
     ),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", rich_help_panel=_INPUT, help="Replace an output file")
+    bool, typer.Option("--overwrite", rich_help_panel=_INPUT, help="Begin an output file anew")
 ]
 FormatOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         rich_help_panel=_INPUT,
-        help="jsonl or text, a line per row. Default: text on a terminal and for .txt",
+        help="Of standard output: jsonl or text. Default: text on a terminal",
     ),
 ]
 OrderedOption = Annotated[
@@ -154,7 +161,23 @@ TemplateOption = Annotated[
     typer.Option(
         metavar="TEMPLATE",
         rich_help_panel=_INPUT,
-        help="{text} is the row; other names are fields of a JSON row",
+        help="What to ask: {title} is a column, {text} a line of text",
+    ),
+]
+PromptFileOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", rich_help_panel=_INPUT, help="A Jinja template instead"),
+]
+AcceptOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes", rich_help_panel=_INPUT, help="Go on although settings have changed"
+    ),
+]
+RetryFailedOption = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", rich_help_panel=_INPUT, help="Run rows of the output again that failed"
     ),
 ]
 RawOption = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
-from llamaherd.results import GenerationResult
+from llamaherd.jobs.work import Outcome
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,13 +55,13 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def add(self, result: GenerationResult, *, failed: bool) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Count a row."""
         self.n_done += 1
-        self.n_failed += failed
-        self._n_prompt_tokens += result.prompt_tokens
-        self._n_cached_tokens += result.cached_tokens
-        self._n_generated_tokens += result.tokens_generated
+        self.n_failed += outcome.error is not None
+        self._n_prompt_tokens += outcome.prompt_tokens
+        self._n_cached_tokens += outcome.cached_tokens
+        self._n_generated_tokens += outcome.generated_tokens
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.n_done, counts=self._counts())
         elif self._says_lines and time.monotonic() - self._said_s >= _LINE_SECONDS:

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 
 from llamaherd.cli.exits import EXIT_FAILED_ROWS, EXIT_OK
-from llamaherd.cli.inputs import InputRow, read_rows
 from llamaherd.cli.output import RowWriter
 from llamaherd.cli.run import list_failures
 from llamaherd.errors import InputError, InvalidPrompt, LlamaherdError
+from llamaherd.jobs.inputs import InputRow, read_rows
 from llamaherd.models.model import Model
 
 __all__ = ["TokenizeOptions", "tokenize_texts"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -308,6 +308,24 @@ class Model:
             except LlamaherdError as error:
                 encoded.append(error)
         return encoded
+
+    def raw_template(self, source: str) -> Callable[[Mapping[str, Any]], list[int]]:
+        """A Jinja template for prompts without chat messages, in the sandbox.
+
+        Args:
+            source: The template. Control tokens written in it count.
+
+        Returns:
+            A function from variables to token ids. Text of variables never becomes a control
+            token.
+
+        Raises:
+            TemplateError: It is no valid template; the function: it failed.
+        """
+        template = ChatTemplate(source, self._tokenizer)
+        # Raw prompts have variables only; the message is not shown.
+        messages = [{"role": "user", "content": ""}]
+        return lambda variables: template.encode(messages, **variables)
 
     # ── generation ──────────────────────────────────────────────────────────────────────
 

@@ -22,7 +22,7 @@ from llamaherd.errors import ConfigError, LlamaherdError
 from llamaherd.models.model import Model, Prompt
 from llamaherd.processing.choices import ChoiceTree
 from llamaherd.processing.progress import ProgressCallback, watch
-from llamaherd.processing.rows import RowStream, ScoredPrompt
+from llamaherd.processing.rows import AnyPrompt, NumberedPrompt, RowStream, ScoredPrompt
 from llamaherd.replicas.open import open_replicas
 from llamaherd.results import GenerationResult, ProcessorStats, RowError
 
@@ -204,7 +204,7 @@ class ParallelProcessor:
 
     def generate_iter(
         self,
-        prompts: Iterable[Prompt],
+        prompts: Iterable[Prompt | NumberedPrompt],
         config: GenerationConfig | None = None,
         *,
         ordered: bool = False,
@@ -357,7 +357,7 @@ class ParallelProcessor:
 
     def _stream(
         self,
-        prompts: Iterable[Prompt | ScoredPrompt],
+        prompts: Iterable[AnyPrompt],
         configs: GenerationConfig | Sequence[GenerationConfig],
         *,
         ordered: bool,

@@ -58,13 +58,13 @@ def _call(
 
 
 def show_progress(
-    results: Iterable[Result], n_total: int, measure: Callable[[Result], tuple[int, bool]]
+    results: Iterable[Result], n_total: int | None, measure: Callable[[Result], tuple[int, bool]]
 ) -> Iterator[Result]:
     """Pass results through and show a bar.
 
     Args:
         results: Results of any kind.
-        n_total: How many there will be.
+        n_total: How many there will be, if that is known.
         measure: The tokens behind a result, and whether it succeeded.
     """
     from rich.console import Console

@@ -20,7 +20,7 @@ from llamaherd.errors import ConfigError, EngineError, LlamaherdError
 from llamaherd.models.model import Prompt
 from llamaherd.results import FinishReason, GenerationResult
 
-__all__ = ["Encoder", "RowStream", "ScoredPrompt"]
+__all__ = ["AnyPrompt", "Encoder", "NumberedPrompt", "RowStream", "ScoredPrompt"]
 
 Encoder = Callable[[Sequence[Prompt]], list[list[int] | LlamaherdError]]
 
@@ -32,6 +32,19 @@ _PULL_SECONDS = 0.05
 _ENCODE_TOGETHER = 256
 
 _Key = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPrompt:
+    """A prompt whose seed comes from a number of its own instead of its place in the stream.
+
+    Attributes:
+        prompt: The prompt.
+        number: Its number, from 0.
+    """
+
+    prompt: Prompt
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,9 @@ class _Plan:
         return config, config.seed if config.seed is not None else self.job_seed
 
 
+AnyPrompt = Prompt | NumberedPrompt | ScoredPrompt
+
+
 class RowStream:
     """One call's rows, from prompts to results. Iterate it once.
 
@@ -80,7 +96,7 @@ class RowStream:
     def __init__(
         self,
         engine: RowEngine,
-        prompts: Iterable[Prompt | ScoredPrompt],
+        prompts: Iterable[AnyPrompt],
         configs: GenerationConfig | Sequence[GenerationConfig],
         encode: Encoder,
         *,
@@ -142,7 +158,9 @@ class RowStream:
         requests: list[Request] = []
         while not self._exhausted and self._n_outstanding < self._max_in_flight:
             prompts = self._next_prompts(stop_s)
-            plain = [p.prompt if isinstance(p, ScoredPrompt) else p for p in prompts]
+            plain = [
+                p.prompt if isinstance(p, (NumberedPrompt, ScoredPrompt)) else p for p in prompts
+            ]
             for prompt, tokens in zip(prompts, self._encode(plain), strict=True):
                 requests.extend(self._make_requests(prompt, tokens))
             if self._is_lazy and time.monotonic() >= stop_s:
@@ -160,9 +178,9 @@ class RowStream:
         else:
             self._in_work.update(requests)
 
-    def _next_prompts(self, stop_s: float) -> list[Prompt | ScoredPrompt]:
+    def _next_prompts(self, stop_s: float) -> list[AnyPrompt]:
         """The next few prompts. An iterable that raises ends the input; rows before it count."""
-        prompts: list[Prompt | ScoredPrompt] = []
+        prompts: list[AnyPrompt] = []
         n_wanted = min(_ENCODE_TOGETHER, self._max_in_flight - self._n_outstanding)
         try:
             while len(prompts) < n_wanted:
@@ -177,7 +195,7 @@ class RowStream:
         return prompts
 
     def _make_requests(
-        self, prompt: Prompt | ScoredPrompt, tokens: list[int] | LlamaherdError
+        self, prompt: AnyPrompt, tokens: list[int] | LlamaherdError
     ) -> Iterator[Request]:
         """The requests of one prompt; none if it is wrong or the same as an earlier one."""
         index = self._n_pulled
@@ -190,6 +208,7 @@ class RowStream:
                 self._offer(rejected(request, FinishReason.ERROR, tokens))
             return
         scored: tuple[int, ...] = ()
+        number = prompt.number if isinstance(prompt, NumberedPrompt) else index
         if isinstance(prompt, ScoredPrompt):
             # An empty prompt stays empty, and fails.
             tokens = [*tokens, *prompt.continuation] if tokens else tokens
@@ -199,7 +218,7 @@ class RowStream:
                 tokens,
                 config,
                 self,
-                row_seed(seed, index, choice),
+                row_seed(seed, number, choice),
                 index=index,
                 choice=choice,
                 scored_tokens=scored,
