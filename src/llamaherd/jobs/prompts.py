@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import string
 from collections.abc import Mapping
@@ -28,12 +29,14 @@ class RowTemplate:
         jinja: The same as a Jinja template.
         columns: Columns that it needs.
         parts: Pieces of text, each with the column after it; empty if it is a Jinja template.
+        uses_row: Whether a Jinja template asks for the whole row.
     """
 
     source: str
     jinja: str
     columns: frozenset[str]
     parts: tuple[tuple[str, str | None], ...] = ()
+    uses_row: bool = False
 
     @classmethod
     def braces(cls, source: str) -> RowTemplate:
@@ -59,7 +62,7 @@ class RowTemplate:
                 "be the same"
             )
         parts = tuple((text, name) for text, name, _, _ in parsed)
-        return cls(source, "".join(_in_jinja(*part) for part in parts), names, parts)
+        return cls(source, "".join(itertools.starmap(_in_jinja, enumerate(parts))), names, parts)
 
     @classmethod
     def from_jinja(cls, source: str) -> RowTemplate:
@@ -74,7 +77,7 @@ class RowTemplate:
             line = getattr(error, "lineno", None)
             where = f", line {line}" if line else ""
             raise ConfigError(f"the prompt template{where}: {error}") from error
-        return cls(source, source, frozenset(names - {"row"}))
+        return cls(source, source, frozenset(names - {"row"}), uses_row="row" in names)
 
     def values(self, row: InputRow) -> dict[str, Any]:
         """The columns of a row; values that are not text are written as JSON.
@@ -90,6 +93,16 @@ class RowTemplate:
             known = ", ".join(map(str, values)) or "none"
             raise InputError(f"{row.where}: no column {missing[0]!r}; there are: {known}")
         return values
+
+    def variables(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """What `jinja` is to be rendered with."""
+        if not self.parts:
+            return {name: _as_text(value) for name, value in values.items()}
+        return {
+            _variable(i): _as_text(values[name])
+            for i, (_, name) in enumerate(self.parts)
+            if name is not None
+        }
 
 
 class PromptMaker:
@@ -124,6 +137,8 @@ class PromptMaker:
         self._chat = None
         if template is not None and self._uses_chat:
             self._chat = _Renderer(template)
+        elif template is not None and template.uses_row:
+            raise ConfigError("without a chat template, a prompt file names columns, not row")
         elif template is not None:
             self._plain = model.raw_template(template.jinja)
 
@@ -146,8 +161,7 @@ class PromptMaker:
         if self._template is not None:
             values = self._template.values(row)
             if self._plain is not None:
-                shown = {name: _as_text(value) for name, value in values.items()}
-                return self._plain({**shown, "row": shown})
+                return self._plain(self._template.variables(values))
             assert self._chat is not None
             text = self._chat.render(values)
         elif row.messages is not None:
@@ -207,9 +221,15 @@ class _Renderer:
             raise TemplateError(f"the prompt template failed: {error}") from error
 
 
-def _in_jinja(text: str, name: str | None) -> str:
+def _in_jinja(number: int, part: tuple[str, str | None]) -> str:
+    text, name = part
     literal = "{{ " + json.dumps(text, ensure_ascii=False) + " }}" if text else ""
-    return literal + ("{{ row[" + json.dumps(name, ensure_ascii=False) + "] }}" if name else "")
+    # Columns may have any name.
+    return literal + ("{{ " + _variable(number) + " }}" if name else "")
+
+
+def _variable(number: int) -> str:
+    return f"column_{number}"
 
 
 def _as_text(value: object) -> str:

@@ -117,7 +117,10 @@ class ChatTemplate:
             text = self._render(checked, add_generation_prompt, template_vars)
             return self._tokenizer.begin(self._encode_trusted(text))
         checked = self._marker.mark_messages(checked, mark)
-        template_vars = self._marker.mark(template_vars, mark)
+        # Names are the caller's, and the template looks for them as they are.
+        template_vars = {
+            name: self._marker.mark(value, mark) for name, value in template_vars.items()
+        }
         text = self._render(checked, add_generation_prompt, template_vars)
         # JSON with only ASCII in it writes the mark as an escape.
         text = text.replace(json.dumps(mark)[1:-1], mark)
