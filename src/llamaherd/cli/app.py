@@ -13,13 +13,16 @@ from llamaherd.cli.exits import CommandEnded
 from llamaherd.cli.options import (
     AcceptOption,
     BatchOption,
+    ChoicesOption,
     CleanOption,
     EngineOption,
     FormatOption,
     GpuOption,
+    GrammarOption,
     IgnoreEosOption,
     InputOption,
     JsonOption,
+    JsonSchemaOption,
     LogprobsOption,
     MaxTokensOption,
     MinPOption,
@@ -32,6 +35,7 @@ from llamaherd.cli.options import (
     PromptFileOption,
     QuietOption,
     RawOption,
+    RegexOption,
     RetriesOption,
     RetryFailedOption,
     SeedOption,
@@ -127,6 +131,10 @@ def run(
     stop: StopOption = None,
     logprobs: LogprobsOption = None,
     ignore_eos: IgnoreEosOption = False,
+    json_schema: JsonSchemaOption = None,
+    regex: RegexOption = None,
+    choices: ChoicesOption = None,
+    grammar: GrammarOption = None,
     clean: CleanOption = False,
     strip_thinking: StripOption = False,
     timeout_ms: TimeoutOption = None,
@@ -144,7 +152,7 @@ def run(
     An output file is a job: each finished row is safe on the disk, and the same command goes on
     where it was after Ctrl-C or a crash.
     """
-    from llamaherd.cli.run import RunOptions, run_prompts
+    from llamaherd.cli.run import RunOptions, read_text, run_prompts, split_names
     from llamaherd.config import GenerationConfig
 
     config = GenerationConfig(
@@ -161,6 +169,10 @@ def run(
         ignore_eos=ignore_eos,
         clean=clean,
         strip_thinking=strip_thinking,
+        json_schema=read_text(json_schema),  # type: ignore[arg-type]
+        regex=regex,
+        choices=split_names(choices) if choices is not None else None,
+        grammar=read_text(grammar),
     )
     names, input = _table_argument(prompts, input)
     options = RunOptions(
@@ -182,6 +194,65 @@ def run(
     )
     load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
     raise CommandEnded(run_prompts(model, load, config, options))
+
+
+@app.command(
+    epilog="Example: echo 'The Rovers won the cup' | llamaherd classify --labels World,Sports"
+)
+def classify(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts, or one table")
+    ] = None,
+    labels: Annotated[str, typer.Option(metavar="A,B,...", help="The labels")] = "",
+    input: InputOption = None,
+    output: OutputOption = "-",
+    overwrite: OverwriteOption = False,
+    accept_changes: AcceptOption = False,
+    retry_failed: RetryFailedOption = False,
+    format: FormatOption = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="The text of a row: '{title}. {body}'")
+    ] = None,
+    instructions: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What to ask, with {labels} and {text}")
+    ] = None,
+    examples: Annotated[
+        str | None, typer.Option(metavar="FILE", help="CSV with the columns text and label")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Correct for labels that the model prefers anyway")
+    ] = False,
+    progress: ProgressOption = None,
+    quiet: QuietOption = False,
+    model: ModelOption = "demo",
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    max_batch_size: BatchOption = 32,
+    n_ctx: NCtxOption = None,
+    gpu_layers: GpuOption = 0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Give each row the most probable label, with the probability of every one."""
+    from llamaherd.cli.classify import LabelOptions, classify_rows, read_examples
+    from llamaherd.cli.run import RunOptions, split_names
+
+    names, input = _table_argument(texts, input)
+    options = RunOptions(
+        prompts=names,
+        input=input,
+        output=output,
+        prompt=prompt,
+        format=format,
+        max_batch_size=max_batch_size,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+        retry_failed=retry_failed,
+        quiet=quiet,
+        progress=progress,
+    )
+    wanted = LabelOptions(split_names(labels), instructions, read_examples(examples), calibrate)
+    load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
+    raise CommandEnded(classify_rows(model, load, wanted, options))
 
 
 @app.command(epilog="Example: echo 'What is the capital of Peru?' | llamaherd chat --temperature 0")

@@ -8,6 +8,10 @@ import typer
 
 __all__ = [
     "AcceptOption",
+    "ChoicesOption",
+    "GrammarOption",
+    "JsonSchemaOption",
+    "RegexOption",
     "BatchOption",
     "CleanOption",
     "EngineOption",
@@ -167,6 +171,26 @@ TemplateOption = Annotated[
 PromptFileOption = Annotated[
     str | None,
     typer.Option(metavar="FILE", rich_help_panel=_INPUT, help="A Jinja template instead"),
+]
+JsonSchemaOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=_SAMPLING, help="Answers are JSON under this schema"
+    ),
+]
+RegexOption = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", rich_help_panel=_SAMPLING, help="Answers match this"),
+]
+ChoicesOption = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", rich_help_panel=_SAMPLING, help="Answers are one of these"),
+]
+GrammarOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=_SAMPLING, help="Answers follow this grammar: Lark or GBNF"
+    ),
 ]
 AcceptOption = Annotated[
     bool,

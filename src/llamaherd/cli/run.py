@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llamaherd.cli.exits import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK
 from llamaherd.cli.output import RowWriter
@@ -23,7 +23,16 @@ from llamaherd.jobs.work import Answers, Outcome, Work
 from llamaherd.models.model import Model
 from llamaherd.processing.parallel import ParallelProcessor
 
-__all__ = ["RunOptions", "WorkMaker", "list_failures", "is_stream", "run_prompts", "run_rows"]
+__all__ = [
+    "RunOptions",
+    "WorkMaker",
+    "is_stream",
+    "list_failures",
+    "read_text",
+    "run_prompts",
+    "run_rows",
+    "split_names",
+]
 
 _MAX_LISTED = 10
 _CANCEL_SECONDS = 0.1
@@ -36,18 +45,18 @@ class RunOptions:
     prompts: tuple[str, ...]
     input: str | None
     output: str
-    prompt: str | None
-    prompt_file: str | None
-    system: str | None
-    raw: bool
-    format: str | None
-    ordered: bool | None
-    max_batch_size: int
-    overwrite: bool
-    accept_changes: bool
-    retry_failed: bool
-    quiet: bool
-    progress: bool | None
+    prompt: str | None = None
+    prompt_file: str | None = None
+    system: str | None = None
+    raw: bool = False
+    format: str | None = None
+    ordered: bool | None = None
+    max_batch_size: int = 32
+    overwrite: bool = False
+    accept_changes: bool = False
+    retry_failed: bool = False
+    quiet: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         if self.format not in (None, "jsonl", "text"):
@@ -56,27 +65,46 @@ class RunOptions:
             raise ConfigError("--format is for standard output; a file's ending says its format")
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def read_text(path: str | None) -> str | None:
+    """A small file's text.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
 def is_stream(output: str) -> bool:
     """Whether answers go to standard output or a device, which cannot be continued."""
     path = Path(output)
     return output == "-" or (path.exists() and not path.is_file())
 
 
-class WorkMaker:
-    """Makes the work of a command once its model is loaded. Wrong options are known before.
+class WorkMaker(Protocol):
+    """Makes the work of a command once its model is loaded. Wrong options are known before."""
 
-    Args:
-        options: What was asked for.
-        config: How to generate.
-    """
+    def make(self, processor: ParallelProcessor, *, ordered: bool) -> Work:
+        """The work."""
+        ...
 
+
+class _Answering:
     def __init__(self, options: RunOptions, config: GenerationConfig) -> None:
         self._options = options
         self._config = config
         self._template = read_template(options.prompt, options.prompt_file)
 
     def make(self, processor: ParallelProcessor, *, ordered: bool) -> Work:
-        """The work."""
         options = self._options
         prompts = PromptMaker(
             processor.model, self._template, system=options.system, raw=options.raw
@@ -95,7 +123,7 @@ def run_prompts(
         config: How to generate.
         options: Everything else.
     """
-    return run_rows(source, load, WorkMaker(options, config), options)
+    return run_rows(source, load, _Answering(options, config), options)
 
 
 def run_rows(source: str, load: dict[str, Any], maker: WorkMaker, options: RunOptions) -> int:

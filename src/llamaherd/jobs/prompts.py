@@ -17,7 +17,7 @@ from llamaherd.jobs.inputs import InputRow
 from llamaherd.models.model import Model, Prompt
 from llamaherd.models.template_sandbox import TemplateSandbox
 
-__all__ = ["PromptMaker", "RowTemplate", "read_template"]
+__all__ = ["PromptMaker", "RowTemplate", "TextMaker", "read_template"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class PromptMaker:
         self._plain = None
         self._chat = None
         if template is not None and self._uses_chat:
-            self._chat = _Renderer(template)
+            self._chat = TextMaker(template)
         elif template is not None and template.uses_row:
             raise ConfigError("without a chat template, a prompt file names columns, not row")
         elif template is not None:
@@ -198,15 +198,36 @@ def _problem(row: InputRow) -> str:
     )
 
 
-class _Renderer:
-    """Renders a template for the text of a message."""
+class TextMaker:
+    """Makes a text of every row, such as the text of a message.
 
-    def __init__(self, template: RowTemplate) -> None:
-        self._parts = template.parts
+    Args:
+        template: How; None takes the row's own text.
+    """
+
+    def __init__(self, template: RowTemplate | None) -> None:
+        self._source = template
+        self._parts = template.parts if template is not None else ()
         self._sandbox = TemplateSandbox()
-        self._template = self._sandbox.from_string(template.jinja)
+        self._template = self._sandbox.from_string(template.jinja if template is not None else "")
+
+    def of(self, row: InputRow) -> str:
+        """The text of a row.
+
+        Raises:
+            InputError: The row lacks what the text needs.
+            TemplateError: The template failed.
+        """
+        if row.error is not None:
+            raise row.error
+        if self._source is not None:
+            return self.render(self._source.values(row))
+        if row.text is None:
+            raise InputError(_problem(row))
+        return row.text
 
     def render(self, values: Mapping[str, Any]) -> str:
+        """The template with the columns in it."""
         if self._parts:
             return "".join(
                 text if name is None else text + _as_text(values[name])

@@ -1,7 +1,8 @@
-"""What a job does with its rows: answer them."""
+"""What a job does with its rows: answer or label them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -10,13 +11,14 @@ from llamaherd.config import GenerationConfig
 from llamaherd.engine.seeds import draw_seed
 from llamaherd.errors import ConfigError, LlamaherdError
 from llamaherd.jobs.inputs import InputRow
-from llamaherd.jobs.prompts import PromptMaker
+from llamaherd.jobs.prompts import PromptMaker, TextMaker
 from llamaherd.models.model import Prompt
+from llamaherd.processing.classify import Classification, Classifier
 from llamaherd.processing.parallel import ParallelProcessor
 from llamaherd.processing.rows import NumberedPrompt
 from llamaherd.results import GenerationResult, RowError
 
-__all__ = ["Answers", "NumberedRow", "Outcome", "Work"]
+__all__ = ["Answers", "Labels", "NumberedRow", "Outcome", "Work"]
 
 NumberedRow = tuple[int, InputRow]
 
@@ -129,6 +131,73 @@ class Answers:
         for result in results:
             index, row, error = in_work.pop(result.index)
             yield _outcome(index, row, result, error)
+
+
+class Labels:
+    """Labels every row by the probability of each label.
+
+    Args:
+        classifier: Labels texts.
+        texts: Makes the texts.
+        settings: What decides about the results, as plain data.
+    """
+
+    def __init__(
+        self, classifier: Classifier, texts: TextMaker, settings: Mapping[str, Any]
+    ) -> None:
+        self._classifier = classifier
+        self._texts = texts
+        self._settings = {"task": "classify", **settings}
+
+    def settings(self) -> dict[str, Any]:
+        """The labels and how they are asked for."""
+        return self._settings
+
+    def go_on(self, settings: Mapping[str, Any]) -> None:
+        """Nothing is drawn by chance."""
+
+    def outcomes(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
+        """Label the rows, in their order."""
+        in_work: deque[tuple[int, InputRow, LlamaherdError | None]] = deque()
+
+        def texts() -> Iterator[str]:
+            for index, row in rows:
+                text = ""
+                error: LlamaherdError | None = None
+                try:
+                    text = self._texts.of(row)
+                except LlamaherdError as problem:
+                    error = problem
+                in_work.append((index, row, error))
+                yield text
+
+        for result in self._classifier.classify_iter(texts()):
+            index, row, error = in_work.popleft()
+            yield _labeled(index, row, result, error)
+
+
+def _labeled(
+    index: int, row: InputRow, result: Classification, error: LlamaherdError | None
+) -> Outcome:
+    problem = RowError.from_exception(error) if error is not None else result.error
+    is_good = problem is None
+    return Outcome(
+        index,
+        row,
+        {
+            "label": result.label if is_good else None,
+            "probability": round(result.probability, 6) if is_good else None,
+            "margin": round(result.margin, 6) if is_good else None,
+            "probabilities": {label: round(p, 6) for label, p in result.probabilities.items()}
+            if is_good
+            else None,
+            "error": {"type": problem.type, "message": problem.message} if problem else None,
+        },
+        problem,
+        is_cancelled=problem is not None and problem.type == "RequestCancelled",
+        prompt_tokens=result.prompt_tokens,
+        cached_tokens=result.cached_tokens,
+    )
 
 
 def _outcome(
