@@ -349,6 +349,47 @@ def models(json: JsonOption = False) -> None:
     show_models(as_json=json)
 
 
+@app.command(epilog="Example: llamaherd batch requests.jsonl -o responses.jsonl")
+def batch(
+    input: Annotated[str, typer.Argument(metavar="FILE", help="Requests, a line each")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Responses; .jsonl")
+    ],
+    overwrite: OverwriteOption = False,
+    accept_changes: AcceptOption = False,
+    retry_failed: RetryFailedOption = False,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Of chat answers whose request does not say")
+    ] = 1024,
+    progress: ProgressOption = None,
+    quiet: QuietOption = False,
+    model: ModelOption = "demo",
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    max_batch_size: BatchOption = 32,
+    n_ctx: NCtxOption = None,
+    gpu_layers: GpuOption = 0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Answer a file of requests in OpenAI's Batch format."""
+    from llamaherd.cli.batch import answer_batch
+    from llamaherd.cli.run import RunOptions
+
+    options = RunOptions(
+        prompts=(),
+        input=input,
+        output=output,
+        max_batch_size=max_batch_size,
+        overwrite=overwrite,
+        accept_changes=accept_changes,
+        retry_failed=retry_failed,
+        quiet=quiet,
+        progress=progress,
+    )
+    load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
+    raise CommandEnded(answer_batch(model, load, max_tokens, options))
+
+
 def _table_argument(
     prompts: list[str] | None, input: str | None
 ) -> tuple[tuple[str, ...], str | None]:

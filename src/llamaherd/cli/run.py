@@ -17,7 +17,7 @@ from llamaherd.cli.progress import RunProgress, say
 from llamaherd.config import GenerationConfig
 from llamaherd.errors import ConfigError, InputError
 from llamaherd.jobs.inputs import StoppableRows, count_rows, read_rows
-from llamaherd.jobs.job import Job, describe, record_of
+from llamaherd.jobs.job import Job, RecordForm, describe, record_of
 from llamaherd.jobs.prompts import PromptMaker, read_template
 from llamaherd.jobs.work import Answers, Outcome, Work
 from llamaherd.models.model import Model
@@ -126,17 +126,37 @@ def run_prompts(
     return run_rows(source, load, _Answering(options, config), options)
 
 
-def run_rows(source: str, load: dict[str, Any], maker: WorkMaker, options: RunOptions) -> int:
-    """Do some work with all rows; return the exit code."""
+def run_rows(
+    source: str,
+    load: dict[str, Any],
+    maker: WorkMaker,
+    options: RunOptions,
+    form: RecordForm | None = None,
+) -> int:
+    """Do some work with all rows; return the exit code.
+
+    Args:
+        source: The model.
+        load: Further arguments of `Model.load`.
+        maker: Makes the work.
+        options: Everything else.
+        form: How finished rows are written into a file.
+    """
     if is_stream(options.output):
         return _run_stream(source, load, maker, options)
-    return _run_job(source, load, maker, options)
+    return _run_job(source, load, maker, options, form)
 
 
 # ── into a file ─────────────────────────────────────────────────────────────────────────────
 
 
-def _run_job(source: str, load: dict[str, Any], maker: WorkMaker, options: RunOptions) -> int:
+def _run_job(
+    source: str,
+    load: dict[str, Any],
+    maker: WorkMaker,
+    options: RunOptions,
+    form: RecordForm | None,
+) -> int:
     if options.prompts and options.input is not None:
         raise InputError("give prompts as arguments or with --input, not both")
     if not options.prompts and options.input is None and sys.stdin.isatty():
@@ -147,6 +167,7 @@ def _run_job(source: str, load: dict[str, Any], maker: WorkMaker, options: RunOp
         overwrite=options.overwrite,
         accept_changes=options.accept_changes,
         retry_failed=options.retry_failed,
+        form=form,
     )
     with _opened(source, load, options) as processor:
         work = maker.make(processor, ordered=bool(options.ordered))

@@ -17,7 +17,7 @@ from typing import Any
 from llamaherd.config import GenerationConfig
 from llamaherd.errors import OutputError
 from llamaherd.jobs.inputs import Source, StoppableRows, count_rows, read_source
-from llamaherd.jobs.log import JobLog, read_settings
+from llamaherd.jobs.log import JobLog, LineParser, parse_line, read_settings
 from llamaherd.jobs.outputs import check_format, is_log, log_path, write_table
 from llamaherd.jobs.prompts import PromptMaker, read_template
 from llamaherd.jobs.work import Answers, NumberedRow, Outcome, Work
@@ -25,7 +25,7 @@ from llamaherd.models.model import Model
 from llamaherd.processing.parallel import ParallelProcessor
 from llamaherd.processing.progress import is_interactive, show_progress
 
-__all__ = ["Job", "JobSummary", "describe", "record_of", "run_job"]
+__all__ = ["Job", "JobSummary", "RecordForm", "describe", "record_of", "run_job"]
 
 _MAX_LISTED = 10
 # Columns of results. Input columns of these names are written as input_NAME.
@@ -64,6 +64,19 @@ class JobSummary:
     is_complete: bool = False
 
 
+@dataclass(frozen=True)
+class RecordForm:
+    """How finished rows are written as lines.
+
+    Attributes:
+        write: From an outcome to an object.
+        parse: From its line to the row's number and whether it succeeded.
+    """
+
+    write: Callable[[Outcome], dict[str, Any]]
+    parse: LineParser
+
+
 class Job:
     """A source, an output, and what is to be done with each row. Run it once.
 
@@ -73,6 +86,7 @@ class Job:
         overwrite: Begin anew if the output exists.
         accept_changes: Go on although the model, the prompt or the settings changed.
         retry_failed: Run rows again that failed before.
+        form: How a finished row is written, and read again.
 
     Attributes:
         rows: The rows of the source, which can be stopped.
@@ -91,7 +105,9 @@ class Job:
         overwrite: bool = False,
         accept_changes: bool = False,
         retry_failed: bool = False,
+        form: RecordForm | None = None,
     ) -> None:
+        self._form = form or RecordForm(record_of, parse_line)
         self._source = source
         self._output = Path(output)
         self._log_path = log_path(self._output)
@@ -132,6 +148,7 @@ class Job:
             overwrite=self._overwrite,
             accept_changes=self._accept_changes,
             retry_failed=self._retry_failed,
+            parse=self._form.parse,
         ) as log:
             if self._is_finished():
                 return JobSummary(self._output, is_complete=True)
@@ -140,7 +157,7 @@ class Job:
             for outcome in work.outcomes(self._rows(log)):
                 if outcome.is_cancelled:
                     continue
-                line = json.dumps(record_of(outcome), ensure_ascii=False, default=str)
+                line = json.dumps(self._form.write(outcome), ensure_ascii=False, default=str)
                 log.append(outcome.index, line, success=outcome.error is None)
                 _count(summary, outcome)
                 if on_outcome is not None:

@@ -41,10 +41,12 @@ class NumberedPrompt:
     Attributes:
         prompt: The prompt.
         number: Its number, from 0.
+        config: How to answer it; None takes that of the call.
     """
 
     prompt: Prompt
     number: int
+    config: GenerationConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class RowStream:
         self._failure: Exception | None = None
         self._ready: deque[GenerationResult] = deque()
         self._held: dict[int, list[GenerationResult]] = {}
+        self._n_choices: dict[int, int] = {}
         self._next_index = 0
         self._followers: dict[_Key, list[int]] = {}
         self._remembered: OrderedDict[_Key, GenerationResult] = OrderedDict()
@@ -201,6 +204,11 @@ class RowStream:
         index = self._n_pulled
         self._n_pulled += 1
         config, seed = self._plan.of(index)
+        own = prompt.config if isinstance(prompt, NumberedPrompt) else None
+        if own is not None:
+            config, seed = own, own.seed if own.seed is not None else seed
+        if self._ordered:
+            self._n_choices[index] = config.n
         self._n_outstanding += config.n
         if isinstance(tokens, LlamaherdError):
             for choice in range(config.n):
@@ -225,7 +233,8 @@ class RowStream:
             )
             for choice in range(config.n)
         ]
-        if not (config.is_greedy and self._follow(requests[0])):
+        # Configurations of single rows come and go, so that nothing is remembered by them.
+        if own is not None or not config.is_greedy or not self._follow(requests[0]):
             yield from requests
 
     def _follow(self, request: Request) -> bool:
@@ -246,9 +255,9 @@ class RowStream:
     def _take(self, request: Request, result: GenerationResult) -> None:
         self._in_work.discard(request)
         self._offer(result)
-        if not request.config.is_greedy:
-            return
         key = _key(request)
+        if key not in self._followers:
+            return
         followers = self._followers.pop(key, [])
         for index in followers:
             self._offer(_duplicate(result, index))
@@ -265,8 +274,9 @@ class RowStream:
         self._held.setdefault(result.index, []).append(result)
         while self._next_index in self._held:
             choices = self._held[self._next_index]
-            if len(choices) < self._plan.of(self._next_index)[0].n:
+            if len(choices) < self._n_choices[self._next_index]:
                 return
+            del self._n_choices[self._next_index]
             self._ready.extend(sorted(choices, key=lambda r: r.choice))
             del self._held[self._next_index]
             self._next_index += 1
