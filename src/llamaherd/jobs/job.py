@@ -35,6 +35,9 @@ _RESULT_COLUMNS = frozenset(
 )
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
 @dataclass
 class JobSummary:
     """How a run of a job went.
@@ -157,7 +160,7 @@ class Job:
             for outcome in work.outcomes(self._rows(log)):
                 if outcome.is_cancelled:
                     continue
-                line = json.dumps(self._form.write(outcome), ensure_ascii=False, default=str)
+                line = _to_json(self._form.write(outcome))
                 log.append(outcome.index, line, success=outcome.error is None)
                 _count(summary, outcome)
                 if on_outcome is not None:

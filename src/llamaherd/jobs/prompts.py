@@ -85,6 +85,8 @@ class RowTemplate:
         Raises:
             InputError: The row lacks a column.
         """
+        if self.columns <= row.fields.keys():
+            return row.fields
         values = dict(row.fields)
         if row.text is not None:
             values.setdefault("text", row.text)
