@@ -21,6 +21,11 @@ _MODULES = {
     "llamaherd.aio.runtime": ("Runtime", "RuntimeMetrics", "SpawnedTask"),
     "llamaherd.aio.stream": ("StreamPiece", "TokenStream"),
     "llamaherd.aio.tasks": ("TaskManager", "WorkerState", "WorkerStatus"),
+    "llamaherd.analysis.explore": ("Exploration", "Variant", "explore"),
+    "llamaherd.analysis.machine": ("HardwareProfile", "hardware_profile"),
+    "llamaherd.analysis.quick": ("generate_parallel", "quick_llama"),
+    "llamaherd.analysis.report": ("report",),
+    "llamaherd.analysis.validate": ("AnnotatorScore", "ClassScore", "Validation", "validate"),
     "llamaherd.config": (
         "AsyncConfig",
         "BatchConfig",
@@ -87,6 +92,11 @@ if TYPE_CHECKING:
     from llamaherd.aio.runtime import *
     from llamaherd.aio.stream import *
     from llamaherd.aio.tasks import *
+    from llamaherd.analysis.explore import *
+    from llamaherd.analysis.machine import *
+    from llamaherd.analysis.quick import *
+    from llamaherd.analysis.report import *
+    from llamaherd.analysis.validate import *
     from llamaherd.config import *
     from llamaherd.errors import *
     from llamaherd.jobs.job import *

@@ -25,11 +25,11 @@ from llamaherd.models.model import Model
 from llamaherd.processing.parallel import ParallelProcessor
 from llamaherd.processing.progress import is_interactive, show_progress
 
-__all__ = ["Job", "JobSummary", "RecordForm", "describe", "record_of", "run_job"]
+__all__ = ["RESULT_COLUMNS", "Job", "JobSummary", "RecordForm", "describe", "record_of", "run_job"]
 
 _MAX_LISTED = 10
 # Columns of results. Input columns of these names are written as input_NAME.
-_RESULT_COLUMNS = frozenset(
+RESULT_COLUMNS = frozenset(
     "index success text finish_reason error prompt_tokens cached_tokens tokens_generated seed "
     "logprobs label probability margin probabilities".split()
 )
@@ -330,7 +330,7 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
     """A row's record: its number, its columns, its result."""
     record: dict[str, Any] = {"index": outcome.index, "success": outcome.error is None}
     for name, value in outcome.row.fields.items():
-        record[f"input_{name}" if name in _RESULT_COLUMNS else name] = value
+        record[f"input_{name}" if name in RESULT_COLUMNS else name] = value
     record.update(outcome.fields)
     return record
 

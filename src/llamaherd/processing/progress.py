@@ -58,7 +58,11 @@ def _call(
 
 
 def show_progress(
-    results: Iterable[Result], n_total: int | None, measure: Callable[[Result], tuple[int, bool]]
+    results: Iterable[Result],
+    n_total: int | None,
+    measure: Callable[[Result], tuple[int, bool]],
+    *,
+    title: str = "rows",
 ) -> Iterator[Result]:
     """Pass results through and show a bar.
 
@@ -66,6 +70,7 @@ def show_progress(
         results: Results of any kind.
         n_total: How many there will be, if that is known.
         measure: The tokens behind a result, and whether it succeeded.
+        title: What stands before the bar.
     """
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeRemainingColumn
@@ -77,7 +82,7 @@ def show_progress(
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task("rows", total=n_total, rates="")
+        task = bar.add_task(title, total=n_total, rates="")
         n_tokens = n_failed = 0
         for result in results:
             n_new, success = measure(result)

@@ -1,0 +1,1 @@
+"""Data analysis: quick answers, comparing models, agreement, and a report of it."""

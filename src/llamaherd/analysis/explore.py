@@ -1,0 +1,295 @@
+"""Several models, or several ways to ask, over the same rows."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from llamaherd.config import GenerationConfig
+from llamaherd.errors import ConfigError, OutputError
+from llamaherd.jobs.inputs import Source
+from llamaherd.jobs.job import RESULT_COLUMNS, Job, JobSummary
+from llamaherd.jobs.prompts import PromptMaker, RowTemplate, TextMaker
+from llamaherd.jobs.work import Answers, Labels, NumberedRow, Outcome, Work
+from llamaherd.processing.classify import Classifier
+from llamaherd.processing.parallel import ParallelProcessor
+from llamaherd.processing.progress import is_interactive, show_progress
+
+__all__ = ["Exploration", "Variant", "explore"]
+
+_SPEED_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model with one prompt.
+
+    Attributes:
+        name: Its name in the tables.
+        model: The model.
+        prompt: The prompt, or None.
+        facts: Facts about the model.
+        summary: How its job went.
+        speed: Rows done after so many seconds, for all runs of the job: (seconds, rows).
+    """
+
+    name: str
+    model: str
+    prompt: str | None
+    facts: Mapping[str, Any]
+    summary: JobSummary
+    speed: Sequence[tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What `explore` found. The tables are read from the disk when they are asked for.
+
+    Attributes:
+        directory: Where each variant's rows are, in files that can be continued.
+        variants: What was run.
+        labels: The labels, if rows were classified.
+    """
+
+    directory: Path
+    variants: Sequence[Variant]
+    labels: tuple[str, ...] | None = None
+    _columns: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the variants."""
+        return [variant.name for variant in self.variants]
+
+    def long(self) -> list[dict[str, Any]]:
+        """A record per row and variant, with the column ``variant``; ordered by row."""
+        records = [
+            {"variant": variant.name, **record}
+            for variant in self.variants
+            for record in _records(variant.summary.output)
+        ]
+        return sorted(records, key=lambda record: record["index"])
+
+    def wide(self) -> list[dict[str, Any]]:
+        """A record per row: its columns, and the answer (or label) of each variant.
+
+        A variant's name is its column; rows that failed have None there. With labels,
+        ``NAME probability`` is beside it.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        for variant in self.variants:
+            for record in _records(variant.summary.output):
+                row = rows.setdefault(record["index"], _input_columns(record))
+                row[variant.name] = _answer(record)
+                if self.labels is not None:
+                    row[f"{variant.name} probability"] = record.get("probability")
+        return [rows[index] for index in sorted(rows)]
+
+
+def explore(
+    models: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]],
+    source: Source,
+    directory: str | PathLike[str],
+    *,
+    prompts: str | Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
+    instructions: str | None = None,
+    config: GenerationConfig | None = None,
+    system: str | None = None,
+    max_batch_size: int = 32,
+    progress: bool | None = None,
+    accept_changes: bool = False,
+) -> Exploration:
+    """Run every model, with every prompt, over the same rows, one after the other.
+
+    Each variant is a job of its own in the directory: after a crash or an interruption, the same
+    call does only what is missing.
+
+    Args:
+        models: Sources for `Model.load`, or a mapping from names to them.
+        source: A path, a frame, or a list; it is read once for each variant.
+        directory: Made if it does not exist.
+        prompts: What to ask, with columns in braces; a mapping from names compares several. With
+            `labels`, the text that is classified.
+        labels: Classify rows by these labels instead of generating.
+        instructions: What the model is asked when it classifies; see `Classifier`.
+        config: How to generate; greedy if None.
+        system: System message.
+        max_batch_size: Rows in work at the same time.
+        progress: Show a bar for each; None does in an interactive terminal or notebook.
+        accept_changes: Go on although settings changed.
+
+    Raises:
+        ConfigError, InputError, OutputError, ModelError: It cannot run; rows that are finished
+            stay finished.
+        JobChanged: The directory has rows of another model, prompt or input.
+    """
+    named_models = _named_models(models)
+    named_prompts = _named_prompts(prompts)
+    if isinstance(source, Iterator):
+        raise ConfigError("the source is an iterator, which can be read only once; give a list")
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}") from error
+    variants: list[Variant] = []
+    for model_name, model in named_models.items():
+        with ParallelProcessor(model, max_batch_size=max_batch_size) as processor:
+            for prompt_name, prompt in named_prompts.items():
+                name = _variant_name(model_name, prompt_name, named_models, named_prompts)
+                template = RowTemplate.braces(prompt) if prompt is not None else None
+                work: Work
+                if labels is not None:
+                    work = _labeling(processor, labels, instructions, template)
+                else:
+                    maker = PromptMaker(processor.model, template, system=system, raw=False)
+                    work = Answers(processor, maker, config or GenerationConfig.greedy())
+                output = folder / f"{_file_name(name)}.jsonl"
+                job = Job(source, output, accept_changes=accept_changes)
+                speed = _Speed(output)
+                shown = _Titled(work, name, job.count(), progress)
+                summary = job.run(processor.model, shown, speed.add)
+                facts = _facts(processor)
+                variants.append(Variant(name, model_name, prompt, facts, summary, speed.finish()))
+    return Exploration(folder, variants, tuple(labels) if labels is not None else None)
+
+
+def _labeling(
+    processor: ParallelProcessor,
+    labels: Sequence[str],
+    instructions: str | None,
+    template: RowTemplate | None,
+) -> Labels:
+    classifier = Classifier(processor, labels, instructions=instructions)
+    settings = {
+        "labels": list(labels),
+        "instructions": instructions,
+        "prompt": template.source if template is not None else None,
+    }
+    return Labels(classifier, TextMaker(template), settings)
+
+
+class _Speed:
+    """Rows over time, kept beside the rows, so that a job that goes on goes on here too."""
+
+    def __init__(self, output: Path) -> None:
+        self._path = output.with_name(output.name + ".speed.json")
+        self._points: list[tuple[float, int]] = []
+        if self._path.exists() and output.exists():
+            self._points = [(float(s), int(n)) for s, n in json.loads(self._path.read_text())]
+        self._before = self._points[-1] if self._points else (0.0, 0)
+        self._began_s: float | None = None
+        self._n_done = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a row."""
+        now_s = time.perf_counter()
+        if self._began_s is None:
+            self._began_s = now_s
+        self._n_done += 1
+        point = (self._before[0] + now_s - self._began_s, self._before[1] + self._n_done)
+        self._points.append(point)
+        if len(self._points) > 2 * _SPEED_POINTS:
+            del self._points[1:-1:2]
+
+    def finish(self) -> list[tuple[float, int]]:
+        """Keep the points for the next run, and give them."""
+        self._path.write_text(json.dumps(self._points))
+        return self._points
+
+
+class _Titled:
+    """Work that shows its name and progress."""
+
+    def __init__(self, work: Work, name: str, n_total: int | None, progress: bool | None) -> None:
+        self._work = work
+        self._name = name
+        self._n_total = n_total
+        self._is_shown = progress or (progress is None and is_interactive())
+        self.settings = work.settings
+        self.go_on = work.go_on
+
+    def outcomes(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
+        """The outcomes of the work."""
+        outcomes = self._work.outcomes(rows)
+        if not self._is_shown:
+            return outcomes
+        return show_progress(
+            outcomes,
+            self._n_total,
+            lambda o: (o.prompt_tokens + o.generated_tokens, o.error is None),
+            title=self._name,
+        )
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _input_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {name: value for name, value in record.items() if name not in RESULT_COLUMNS}
+    return {"index": record["index"], **columns}
+
+
+def _answer(record: Mapping[str, Any]) -> str | None:
+    if not record["success"]:
+        return None
+    answer = record["label"] if "label" in record else record["text"]
+    return str(answer).strip()
+
+
+def _named_models(
+    models: Sequence[str | PathLike[str]] | Mapping[str, str | PathLike[str]],
+) -> dict[str, str]:
+    if isinstance(models, (str, PathLike)):
+        raise ConfigError(f"models is {models!r}; give a list of models")
+    if not isinstance(models, Mapping):
+        models = {_short_name(fspath(model)): model for model in models}
+    if not models:
+        raise ConfigError("models is empty; give at least one")
+    return {str(name): fspath(model) for name, model in models.items()}
+
+
+def _short_name(source: str) -> str:
+    return Path(source).stem if source.lower().endswith(".gguf") else source
+
+
+def _named_prompts(prompts: str | Mapping[str, str] | None) -> dict[str, str | None]:
+    if prompts is None or isinstance(prompts, str):
+        return {"": prompts}
+    if not prompts:
+        raise ConfigError("prompts is empty; give at least one")
+    return dict(prompts)
+
+
+def _variant_name(
+    model: str, prompt: str, models: Mapping[str, Any], prompts: Mapping[str, Any]
+) -> str:
+    """What tells a variant from the others."""
+    if len(prompts) == 1:
+        return model
+    return prompt if len(models) == 1 else f"{model}, {prompt}"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "variant"
+
+
+def _facts(processor: ParallelProcessor) -> dict[str, Any]:
+    info = processor.model.info
+    return {
+        "architecture": info.architecture,
+        "parameters": info.n_params,
+        "quantization": info.quantisation,
+        "engine": info.engine,
+        "size_bytes": info.size_bytes,
+    }

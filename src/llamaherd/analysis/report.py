@@ -1,0 +1,252 @@
+"""A comparison as one HTML page that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from llamaherd.analysis.charts import Line, bars, lines
+from llamaherd.analysis.explore import Exploration
+from llamaherd.analysis.validate import MISSING, OTHER, Validation, table_rows, validate
+from llamaherd.errors import OutputError
+
+__all__ = ["report"]
+
+_N_BINS = 10
+_SHOWN_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class _Confidence:
+    """Charts of one variant's probabilities."""
+
+    name: str
+    histogram: Markup
+
+
+def report(
+    results: Exploration | Any,
+    output: str | PathLike[str],
+    *,
+    gold: str | None = None,
+    annotators: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    title: str = "Comparison",
+    n_samples: int = 25,
+    seed: int = 1234,
+) -> Validation:
+    """Write a page with accuracy, agreement, confidence, speed, and rows to look at.
+
+    Args:
+        results: What `explore` returned, or a table with a column per annotator (see `validate`);
+            a column ``NAME probability`` beside ``NAME`` is its confidence.
+        output: Path of the page.
+        gold: Column with the right labels, if there is one.
+        annotators: Columns with labels. Default: the variants, or all columns but `gold`.
+        labels: The labels. Default: those of the exploration, of `gold`, or all that occur.
+        title: Of the page.
+        n_samples: Rows on which annotators disagree, or are wrong, to show.
+        seed: Of the bootstrap.
+
+    Returns:
+        The statistics on the page.
+
+    Raises:
+        ConfigError, InputError: As of `validate`.
+        OutputError: The page cannot be written.
+    """
+    rows = results.wide() if isinstance(results, Exploration) else table_rows(results)
+    if annotators is None:
+        annotators = results.names if isinstance(results, Exploration) else None
+    if labels is None and isinstance(results, Exploration):
+        labels = results.labels
+    if annotators is None:
+        names = dict.fromkeys(name for row in rows for name in row)
+        annotators = [n for n in names if n != gold and not n.endswith(" probability")]
+    validation = validate(
+        rows, annotators, gold=gold, labels=labels if gold is None or labels else None, seed=seed
+    )
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=title,
+            made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+            v=validation,
+            gold=gold,
+            answers=[*validation.labels, OTHER, MISSING],
+            kappa=_kappa_table(validation),
+            confidences=_confidences(rows, validation, gold),
+            calibration=_calibration(rows, validation, gold),
+            speed=_speed(results),
+            samples=_samples(rows, validation, gold, n_samples),
+            variants=results.variants if isinstance(results, Exploration) else (),
+            colors={name: i % 8 for i, name in enumerate(validation.annotators)},
+        )
+    )
+    try:
+        Path(output).write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror}") from error
+    return validation
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llamaherd.analysis", "templates"),
+        # Whatever stands in the data is shown, never run.
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    environment.filters["number"] = _number
+    return environment
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _kappa_table(validation: Validation) -> list[list[float | None]]:
+    names = validation.annotators
+    table: list[list[float | None]] = [[None] * len(names) for _ in names]
+    for (a, b), kappa in validation.kappas.items():
+        i, j = names.index(a), names.index(b)
+        table[i][j] = table[j][i] = kappa
+    return table
+
+
+def _probabilities(
+    rows: Sequence[Mapping[str, Any]], name: str, gold: str | None
+) -> list[tuple[float, bool]]:
+    """Each row's probability, and whether it is right."""
+    found = []
+    for row in rows:
+        value = row.get(f"{name} probability")
+        if isinstance(value, (int, float)) and not math.isnan(value):
+            found.append((float(value), gold is not None and _same(row.get(name), row.get(gold))))
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    return (
+        a is not None and b is not None and str(a).strip().casefold() == str(b).strip().casefold()
+    )
+
+
+def _confidences(
+    rows: Sequence[Mapping[str, Any]], validation: Validation, gold: str | None
+) -> list[_Confidence]:
+    edges = [i / _N_BINS for i in range(_N_BINS + 1)]
+    charts = []
+    for name in validation.annotators:
+        found = _probabilities(rows, name, gold)
+        if not found:
+            continue
+        counts = {True: [0] * _N_BINS, False: [0] * _N_BINS}
+        for value, is_right in found:
+            counts[is_right][min(_N_BINS - 1, int(value * _N_BINS))] += 1
+        parts = (
+            [("right", counts[True]), ("wrong", counts[False])]
+            if gold is not None
+            else [("all", counts[False])]
+        )
+        charts.append(_Confidence(name, bars(parts, edges, x_title="probability of the label")))
+    return charts
+
+
+def _calibration(
+    rows: Sequence[Mapping[str, Any]], validation: Validation, gold: str | None
+) -> Markup | None:
+    """How often labels of a probability are right."""
+    data = []
+    for color, name in enumerate(validation.annotators):
+        found = _probabilities(rows, name, gold) if gold is not None else []
+        bins: list[list[tuple[float, bool]]] = [[] for _ in range(_N_BINS)]
+        for value, is_right in found:
+            bins[min(_N_BINS - 1, int(value * _N_BINS))].append((value, is_right))
+        points = [
+            (sum(v for v, _ in part) / len(part), sum(r for _, r in part) / len(part))
+            for part in bins
+            if part
+        ]
+        if points:
+            data.append(Line(name, color % 8, points))
+    if not data:
+        return None
+    return lines(
+        data,
+        x_title="probability of the label",
+        y_title="share that is right",
+        x_range=(0.0, 1.0),
+        y_range=(0.0, 1.0),
+        has_diagonal=True,
+        has_dots=True,
+    )
+
+
+def _speed(results: Any) -> Markup | None:
+    if not isinstance(results, Exploration):
+        return None
+    data = [
+        Line(variant.name, i % 8, variant.speed)
+        for i, variant in enumerate(results.variants)
+        if len(variant.speed) > 1
+    ]
+    return lines(data, x_title="seconds", y_title="rows done") if data else None
+
+
+def _samples(
+    rows: Sequence[Mapping[str, Any]], validation: Validation, gold: str | None, n: int
+) -> list[dict[str, Any]]:
+    """Rows on which annotators disagree, those with the most different answers first."""
+    names = validation.annotators
+    hidden = {*names, *(f"{name} probability" for name in names), gold, "index"}
+
+    def difference(row: Mapping[str, Any]) -> tuple[int, int]:
+        answers = {str(row.get(name)).strip().casefold() for name in names}
+        if gold is None:
+            return len(answers), 0
+        return len(answers), sum(not _same(row.get(name), row.get(gold)) for name in names)
+
+    chosen = [row for row in rows if difference(row) > (1, 0)]
+    chosen.sort(key=difference, reverse=True)
+    return [
+        {
+            "text": [
+                (name, _cut(value))
+                for name, value in row.items()
+                if name not in hidden and value not in (None, "")
+            ],
+            "gold": row.get(gold) if gold is not None else None,
+            "answers": [
+                (
+                    name,
+                    row.get(name),
+                    row.get(f"{name} probability"),
+                    gold is not None and _same(row.get(name), row.get(gold)),
+                )
+                for name in names
+            ],
+        }
+        for row in chosen[:n]
+    ]
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,344 @@
+"""How good labels are, and how far annotators agree: accuracy, kappa, alpha, with intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamaherd.errors import ConfigError, InputError
+
+__all__ = [
+    "MISSING",
+    "OTHER",
+    "AnnotatorScore",
+    "ClassScore",
+    "Validation",
+    "table_rows",
+    "validate",
+]
+
+OTHER = "(other)"
+"""What stands for an answer that is none of the labels."""
+MISSING = "(missing)"
+"""What stands for no answer: an empty cell, or a row that failed."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One label of one annotator.
+
+    Attributes:
+        precision: Share of the items labelled so that are so.
+        recall: Share of the items that are so that were labelled so.
+        f1: Harmonic mean of the two.
+        support: Items that are so.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatorScore:
+    """One annotator against the gold labels.
+
+    Attributes:
+        accuracy: Share of all items with a gold label that were labelled so. Missing and other
+            answers count as wrong.
+        interval: Bootstrap interval of it.
+        n_missing: Items without an answer.
+        n_other: Items whose answer is none of the labels.
+        macro_f1: Mean F1 of the labels.
+        classes: Scores by label.
+        confusion: Counts ``[gold][answer]``, by `Validation.labels`, then other, then missing.
+    """
+
+    accuracy: float
+    interval: Interval
+    n_missing: int
+    n_other: int
+    macro_f1: float
+    classes: Mapping[str, ClassScore]
+    confusion: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What `validate` found.
+
+    Attributes:
+        n_items: Items in the table.
+        n_gold: Items with a gold label.
+        labels: The labels.
+        scores: Scores by annotator; empty without gold labels.
+        kappas: Cohen's kappa of every pair, over the items that both answered; NaN if there are
+            none.
+        alpha: Krippendorff's alpha (nominal) of all annotators, missing answers left out.
+        alpha_interval: Bootstrap interval of it.
+        agreement: Share of items on which all who answered agree.
+        confidence: Level of the intervals.
+    """
+
+    n_items: int
+    n_gold: int
+    labels: tuple[str, ...]
+    scores: Mapping[str, AnnotatorScore]
+    kappas: Mapping[tuple[str, str], float]
+    alpha: float
+    alpha_interval: Interval
+    agreement: float
+    confidence: float = 0.95
+    annotators: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        data = asdict(self)
+        data["kappas"] = [{"a": a, "b": b, "kappa": kappa} for (a, b), kappa in self.kappas.items()]
+        return data
+
+    def __str__(self) -> str:
+        lines = [f"{self.n_items} items, {self.n_gold} with a gold label"]
+        for name, score in self.scores.items():
+            low, high = score.interval
+            lines.append(
+                f"{name}: accuracy {score.accuracy:.1%} ({low:.1%} to {high:.1%}), "
+                f"macro F1 {score.macro_f1:.3f}, {score.n_missing} missing, {score.n_other} other"
+            )
+        lines.extend(f"{a} and {b}: kappa {kappa:.3f}" for (a, b), kappa in self.kappas.items())
+        if len(self.annotators) > 1:
+            low, high = self.alpha_interval
+            lines.append(f"Krippendorff's alpha {self.alpha:.3f} ({low:.3f} to {high:.3f})")
+        return "\n".join(lines)
+
+
+def validate(
+    table: Any,
+    annotators: Sequence[str] | None = None,
+    *,
+    gold: str | None = None,
+    labels: Sequence[str] | None = None,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 1234,
+) -> Validation:
+    """Compare the labels of annotators (models or people) with gold labels and with each other.
+
+    Labels are compared without surrounding white space and regardless of case. Nothing is left
+    out in silence: an answer that is none of the labels is `OTHER`, a missing one `MISSING`, and
+    both are wrong where there is a gold label.
+
+    Args:
+        table: A row per item: a pandas or polars frame, a list of mappings, or a mapping of
+            columns.
+        annotators: Columns with labels. Default: all but `gold`.
+        gold: Column with the right labels, if there is one.
+        labels: The labels. Default: those in `gold`, or else all that occur.
+        n_bootstrap: Resamples for the intervals.
+        confidence: Level of the intervals.
+        seed: Of the bootstrap.
+
+    Raises:
+        ConfigError: A package of the extra ``analysis`` is missing, or an option is wrong.
+        InputError: A column does not exist, or there are no items.
+    """
+    _require_packages()
+    columns = _columns(table)
+    names = [name for name in columns if name != gold] if annotators is None else list(annotators)
+    for name in [*names, *([gold] if gold is not None else [])]:
+        if name not in columns:
+            known = ", ".join(map(str, columns))
+            raise InputError(f"there is no column {name!r}; there are: {known}")
+    if not names:
+        raise ConfigError("there is no annotator: name columns with labels")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; allowed: a number between 0 and 1")
+    sources = [columns[gold]] if gold is not None else [columns[name] for name in names]
+    known_labels = _label_set(labels, sources)
+    codes = {name: _encode(columns[name], known_labels) for name in names}
+    n_items = len(columns[names[0]])
+    if n_items == 0:
+        raise InputError("the table has no rows")
+    draws = np.random.default_rng(seed).integers(0, n_items, (n_bootstrap, n_items))
+    scores: dict[str, AnnotatorScore] = {}
+    n_gold = 0
+    if gold is not None:
+        gold_codes = _encode(columns[gold], known_labels)
+        n_gold = int((gold_codes >= 0).sum())
+        if not n_gold:
+            raise InputError(f"the column {gold!r} has no label")
+        scores = {
+            name: _score(gold_codes, codes[name], known_labels, draws, confidence) for name in names
+        }
+    table_codes = np.stack([codes[name] for name in names])
+    alpha, interval = _alpha(table_codes, draws[:200], confidence)
+    return Validation(
+        n_items=n_items,
+        n_gold=n_gold,
+        labels=known_labels,
+        scores=scores,
+        kappas={(a, b): _kappa(codes[a], codes[b]) for a, b in itertools.combinations(names, 2)},
+        alpha=alpha,
+        alpha_interval=interval,
+        agreement=_agreement(table_codes),
+        confidence=confidence,
+        annotators=tuple(names),
+    )
+
+
+def table_rows(table: Any) -> list[dict[str, Any]]:
+    """The rows of a table of any kind that `validate` takes."""
+    columns = _columns(table)
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _columns(table: Any) -> dict[str, list[Any]]:
+    if isinstance(table, Mapping):
+        columns = {str(name): list(values) for name, values in table.items()}
+        if len({len(values) for values in columns.values()}) > 1:
+            raise InputError("the columns have different lengths")
+        return columns
+    if hasattr(table, "columns"):  # pandas and polars
+        return {str(name): list(table[name]) for name in table.columns}
+    rows = list(table)
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise InputError("the table is no frame, list of mappings or mapping of columns")
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _clean(value: Any) -> str | None:
+    """A label as it is compared; None if it is missing."""
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    text = "" if is_missing or type(value).__name__ == "NAType" else str(value).strip()
+    return text or None
+
+
+def _label_set(labels: Sequence[str] | None, sources: Iterable[Sequence[Any]]) -> tuple[str, ...]:
+    if labels is not None:
+        found = [text for label in labels if (text := _clean(label)) is not None]
+    else:
+        cleaned = (_clean(value) for source in sources for value in source)
+        found = sorted({text for text in cleaned if text is not None})
+    by_key: dict[str, str] = {}
+    for text in found:
+        by_key.setdefault(text.casefold(), text)
+    if not by_key:
+        raise InputError("there are no labels in the table")
+    return tuple(by_key.values())
+
+
+def _encode(values: Sequence[Any], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of labels; ``len(labels)`` is another answer, -1 a missing one."""
+    numbers = {label.casefold(): i for i, label in enumerate(labels)}
+    cleaned = (_clean(value) for value in values)
+    return np.array(
+        [-1 if text is None else numbers.get(text.casefold(), len(labels)) for text in cleaned],
+        dtype=np.int64,
+    )
+
+
+# ── statistics ──────────────────────────────────────────────────────────────────────────────
+
+
+def _score(
+    gold: NDArray[np.int64],
+    answers: NDArray[np.int64],
+    labels: Sequence[str],
+    draws: NDArray[np.int64],
+    confidence: float,
+) -> AnnotatorScore:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    n = len(labels)
+    has_gold = (gold >= 0) & (gold < n)
+    shown = np.where(answers < 0, n + 1, answers)
+    is_right = (gold == answers).astype(float)
+    weights = has_gold[draws].sum(axis=1)
+    resampled = (is_right * has_gold)[draws].sum(axis=1) / np.maximum(1, weights)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        gold[has_gold], shown[has_gold], labels=range(n), zero_division=0.0
+    )
+    matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))
+    return AnnotatorScore(
+        accuracy=float(is_right[has_gold].mean()),
+        interval=_interval(resampled, confidence),
+        n_missing=int((answers[has_gold] < 0).sum()),
+        n_other=int((answers[has_gold] == n).sum()),
+        macro_f1=float(np.mean(f1)),
+        classes={
+            label: ClassScore(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+            for i, label in enumerate(labels)
+        },
+        confusion=[[int(count) for count in row] for row in matrix[:n]],
+    )
+
+
+def _kappa(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    from sklearn.metrics import cohen_kappa_score
+
+    both = (a >= 0) & (b >= 0)
+    if not both.any():
+        return math.nan
+    if len(np.unique(np.concatenate([a[both], b[both]]))) == 1:
+        return 1.0  # everybody says the same always, for which the formula is 0 / 0
+    return float(cohen_kappa_score(a[both], b[both]))
+
+
+def _alpha(
+    codes: NDArray[np.int64], draws: NDArray[np.int64], confidence: float
+) -> tuple[float, Interval]:
+    import krippendorff
+
+    values = np.where(codes < 0, np.nan, codes.astype(float))
+
+    def alpha(part: NDArray[np.float64]) -> float:
+        seen = np.unique(part[~np.isnan(part)])
+        if len(part) < 2 or not len(seen):
+            return math.nan
+        if len(seen) == 1:
+            return 1.0
+        try:
+            return float(krippendorff.alpha(part, level_of_measurement="nominal"))
+        except ValueError:  # no item was answered by two
+            return math.nan
+
+    resampled = np.array([alpha(values[:, draw]) for draw in draws])
+    return alpha(values), _interval(resampled[~np.isnan(resampled)], confidence)
+
+
+def _agreement(codes: NDArray[np.int64]) -> float:
+    highest = codes.max(axis=0)
+    lowest = np.where(codes < 0, np.iinfo(np.int64).max, codes).min(axis=0)
+    answered = (codes >= 0).sum(axis=0) > 1
+    return float((highest == lowest)[answered].mean()) if answered.any() else math.nan
+
+
+def _interval(values: NDArray[np.float64], confidence: float) -> Interval:
+    if not len(values):
+        return math.nan, math.nan
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _require_packages() -> None:
+    try:
+        import krippendorff  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'llamaherd[analysis]'") from error
