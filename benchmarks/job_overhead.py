@@ -4,8 +4,8 @@
     python benchmarks/job_overhead.py --labelled news.csv     # columns class, title, description
 
 The first compares a job's wall time with the time in which its engine had work and with the same
-prompts through `generate_iter`, and its resident memory at 1,000 rows and at the end. The second labels a CSV by classification and prints
-rows per second, accuracy and the confusion matrix.
+prompts through `generate_iter`, and its resident memory at 1,000 rows and at the end. The second
+labels a CSV by classification and prints rows per second, accuracy and the confusion matrix.
 """
 
 from __future__ import annotations

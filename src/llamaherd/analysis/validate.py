@@ -313,7 +313,9 @@ def _alpha(
         if len(seen) == 1:
             return 1.0
         try:
-            return float(krippendorff.alpha(part, level_of_measurement="nominal"))
+            # A resample in which pairs never differ is 0 / 0.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return float(krippendorff.alpha(part, level_of_measurement="nominal"))
         except ValueError:  # no item was answered by two
             return math.nan
 

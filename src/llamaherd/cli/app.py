@@ -390,6 +390,60 @@ def batch(
     raise CommandEnded(answer_batch(model, load, max_tokens, options))
 
 
+@app.command(
+    epilog="Example: llamaherd compare news.csv -m a.gguf -m b.gguf --prompt '{title}' "
+    "--labels World,Sports --gold class -o comparison"
+)
+def compare(
+    input: Annotated[str, typer.Argument(metavar="FILE", help="A table")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FOLDER", help="Tables and report.html")
+    ],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help="May be repeated")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEMPLATE", help="What to ask; may be repeated")
+    ] = None,
+    labels: Annotated[str, typer.Option(metavar="A,B,...", help="Classify by these labels")] = "",
+    instructions: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What to ask when classifying")
+    ] = None,
+    gold: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The right labels, if known")
+    ] = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = 20,
+    title: Annotated[str, typer.Option(metavar="TEXT", help="Of the report")] = "Comparison",
+    max_batch_size: BatchOption = 32,
+    accept_changes: AcceptOption = False,
+    progress: ProgressOption = None,
+) -> None:
+    """Run models, or prompts, over the same rows, and write tables and a report.
+
+    Each model's part is a job: the same command goes on where it was.
+    """
+    from llamaherd.cli.compare import CompareOptions, compare_variants
+    from llamaherd.cli.run import split_names
+
+    options = CompareOptions(
+        input=input,
+        directory=output,
+        models=tuple(model or ("demo",)),
+        prompts=tuple(prompt or ()),
+        labels=split_names(labels),
+        instructions=instructions,
+        gold=gold,
+        system=system,
+        max_tokens=max_tokens,
+        title=title,
+        max_batch_size=max_batch_size,
+        accept_changes=accept_changes,
+        progress=progress,
+    )
+    raise CommandEnded(compare_variants(options))
+
+
 def _table_argument(
     prompts: list[str] | None, input: str | None
 ) -> tuple[tuple[str, ...], str | None]:

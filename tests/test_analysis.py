@@ -1,0 +1,253 @@
+"""Quick answers, statistics against other implementations, exploration, and the report."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import math
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import krippendorff
+import numpy as np
+import pandas
+import polars
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
+from cli_process import llamaherd
+from llamaherd import (
+    ConfigError,
+    InputError,
+    JobChanged,
+    explore,
+    generate_parallel,
+    hardware_profile,
+    quick_llama,
+    report,
+    validate,
+)
+
+LABELS = ["World", "Sports", "Business", "Sci/Tech"]
+NEWS = [
+    ("Sports", "Rovers beat United 2-0", "The Rovers scored twice to win the cup on Sunday."),
+    ("Business", "Orbex shares rise", "Orbex said quarterly profit beat forecasts."),
+    ("World", "Ministers meet in Lima", "Officials will try again to agree on a truce."),
+    ("Sci/Tech", "New way to store data", "Researchers built a chip that keeps more data."),
+    ("Sports", "Falcons sign a keeper", "The Falcons have a new keeper for the season."),
+    ("Business", "<script>alert(1)</script> & Co", "Profit of the firm fell 3 percent."),
+]
+
+
+@pytest.fixture
+def news(tmp_path: Path) -> Path:
+    path = tmp_path / "news.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("class", "title", "text"), *NEWS])
+    return path
+
+
+def test_quick_answers() -> None:
+    assert quick_llama("What is the capital of Peru?") == "The capital of Peru is Lima."
+    questions = [f"What is the capital of {name}?" for name in ("Peru", "Kenya")]
+    assert quick_llama(questions) == [
+        "The capital of Peru is Lima.",
+        "The capital of Kenya is Nairobi.",
+    ]
+    assert quick_llama([]) == []
+    first = generate_parallel("demo", ["Once upon a time", "Hello"], max_tokens=8)
+    assert first == generate_parallel("demo", ["Once upon a time", "Hello"], max_tokens=8)
+    assert generate_parallel("demo", ["Hello", ""], max_tokens=2)[1] is None
+
+
+def test_the_machine() -> None:
+    profile = hardware_profile()
+    assert 1 <= profile.recommended_threads <= profile.n_cpus
+    assert 0 < profile.free_memory_bytes <= profile.memory_bytes
+    assert f"num_threads={profile.recommended_threads}" in str(profile)
+
+
+answers = st.lists(st.sampled_from(["a", "b", "c"]), min_size=2, max_size=40)
+
+
+@given(answers, st.randoms(use_true_random=False))
+@settings(max_examples=40)
+def test_statistics_are_those_of_the_libraries(gold: list[str], chance: random.Random) -> None:
+    one = [chance.choice("abc") for _ in gold]
+    two = [g if chance.random() < 0.7 else "c" for g in gold]
+    found = validate({"gold": gold, "one": one, "two": two}, gold="gold", n_bootstrap=50)
+    assert found.scores["one"].accuracy == pytest.approx(accuracy_score(gold, one))
+    labels = sorted(set(gold))
+    assert found.scores["two"].macro_f1 == pytest.approx(
+        f1_score(gold, two, labels=labels, average="macro", zero_division=0.0)
+    )
+    low, high = found.scores["two"].interval
+    assert 0 <= low <= high <= 1
+    known = lambda values: [v if v in labels else "other" for v in values]  # noqa: E731
+    if len({*known(one), *known(two)}) > 1:
+        expected = cohen_kappa_score(known(one), known(two))
+        assert found.kappas["one", "two"] == pytest.approx(expected, nan_ok=True)
+        data = [[("abc" + "o").index(v[0]) for v in known(values)] for values in (one, two)]
+        alpha = krippendorff.alpha(np.array(data, float), level_of_measurement="nominal")
+        assert found.alpha == pytest.approx(alpha)
+
+
+def test_by_hand() -> None:
+    table = {
+        "gold": ["yes", "yes", "no", "no", None],
+        "a": [" YES ", "no", "no", "perhaps", "yes"],
+        "b": ["yes", None, "no", "", "no"],
+    }
+    found = validate(table, gold="gold")
+    assert (found.n_items, found.n_gold, found.labels) == (5, 4, ("no", "yes"))
+    a, b = found.scores["a"], found.scores["b"]
+    assert (a.accuracy, a.n_missing, a.n_other) == (0.5, 0, 1)
+    assert (b.accuracy, b.n_missing, b.n_other) == (0.5, 2, 0)
+    # Gold no: one no, one other. Gold yes: one no, one yes.
+    assert [list(row) for row in a.confusion] == [[1, 0, 1, 0], [1, 1, 0, 0]]
+    assert a.classes["yes"].precision == 1.0 and a.classes["yes"].recall == 0.5
+    # Both answered rows 0, 2 and 4; they agree on the first two.
+    assert found.kappas["a", "b"] == pytest.approx(0.4)
+    assert found.agreement == pytest.approx(2 / 3)
+    assert json.dumps(found.to_dict())
+    assert "a: accuracy 50.0%" in str(found)
+
+
+@pytest.mark.parametrize("make", [polars.DataFrame, pandas.DataFrame, lambda rows: rows])
+def test_tables_of_every_kind(make: Any) -> None:
+    rows = [{"g": "x", "m": "x"}, {"g": "y", "m": "x"}, {"g": "y", "m": None}]
+    assert validate(make(rows), ["m"], gold="g").scores["m"].accuracy == pytest.approx(1 / 3)
+
+
+def test_perfect_and_hopeless_agreement() -> None:
+    same = validate({"a": ["x", "x", "x"], "b": ["x", "x", "x"]})
+    assert same.kappas["a", "b"] == 1.0 and same.alpha == 1.0 and same.agreement == 1.0
+    apart = validate({"a": ["x", None], "b": [None, "y"]})
+    assert math.isnan(apart.kappas["a", "b"]) and math.isnan(apart.agreement)
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "error", "said"),
+    [
+        ({"a": ["x"]}, {"gold": "g"}, InputError, "no column 'g'; there are: a"),
+        ({"a": ["x"], "g": [None]}, {"gold": "g"}, InputError, "no label"),
+        ({"g": ["x"]}, {"gold": "g"}, ConfigError, "no annotator"),
+        ({"a": []}, {}, InputError, "no"),
+        ({"a": ["x"], "b": ["x", "y"]}, {}, InputError, "different lengths"),
+        ({"a": ["x"]}, {"confidence": 2}, ConfigError, "confidence"),
+        (["x"], {}, InputError, "mapping"),
+    ],
+)
+def test_what_cannot_be_validated(
+    table: Any, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        validate(table, **options)
+
+
+def test_exploring_goes_on_where_it_was(tmp_path: Path, news: Path) -> None:
+    prompts = {"title": "{title}", "all": "{title}. {text}"}
+
+    def run(**options: Any) -> Any:
+        options = {"prompts": prompts, "labels": LABELS, **options}
+        return explore(["demo"], news, tmp_path / "out", **options)
+
+    first = run()
+    assert first.names == ["title", "all"]
+    assert [v.summary.n_done for v in first.variants] == [6, 6]
+    assert [v.summary.n_done for v in run().variants] == [0, 0]
+    wide, long = first.wide(), first.long()
+    assert len(wide) == 6 and len(long) == 12
+    assert wide[0]["class"] == "Sports" and wide[0]["all"] in LABELS
+    assert 0 < wide[0]["all probability"] <= 1
+    assert {row["variant"] for row in long} == {"title", "all"}
+    with pytest.raises(JobChanged):
+        run(labels=["Good", "Bad"])
+    with pytest.raises(ConfigError, match="iterator"):
+        explore(["demo"], iter([]), tmp_path / "out2")
+    answers = explore({"mine": "demo"}, ["What is the capital of Peru?"], tmp_path / "out3")
+    assert answers.wide()[0]["mine"] == "The capital of Peru is Lima."
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attributes: Sequence[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on")
+            if name in ("src", "href", "action", "data", "xlink:href"):
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_page_without_a_network(tmp_path: Path, news: Path) -> None:
+    found = explore(
+        ["demo"],
+        news,
+        tmp_path / "out",
+        prompts={"title": "{title}", "all": "{title}. {text}"},
+        labels=LABELS,
+    )
+    target = tmp_path / "report.html"
+    statistics = report(found, target, gold="class", title="A <b>title</b>")
+    source = target.read_text()
+    page = Page(source)
+    assert "script" not in page.tags and "link" not in page.tags and "b" in page.tags
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not re.search(r"https?://|@import|url\(", source)
+    assert {"accuracy", "confusion", "agreement", "confidence", "speed", "settings"} <= set(
+        page.ids
+    )
+    assert page.tags.count("svg") == 1 + 2 + 1
+    assert "A <b>title</b>" in page.text
+    shown = f"{100 * statistics.scores['all'].accuracy:.1f} %"
+    assert shown in page.text
+
+
+@given(st.text(max_size=40), st.text(min_size=1, max_size=20))
+@settings(max_examples=25, deadline=None)
+def test_data_cannot_break_out_of_the_page(tmp_path_factory: Any, text: str, label: str) -> None:
+    evil = f"</td><script>x</script><img src=x onerror=y>{text}"
+    rows = [
+        {"note": evil, "gold": "a", f"m{label}<i>": evil, "n": "a"},
+        {"note": text, "gold": "b", f"m{label}<i>": "b", "n": "a"},
+    ]
+    target = tmp_path_factory.mktemp("page") / "report.html"
+    report(rows, target, gold="gold", annotators=[f"m{label}<i>", "n"])
+    page = Page(target.read_text())
+    assert "script" not in page.tags and "img" not in page.tags
+
+
+def test_the_compare_command(tmp_path: Path, news: Path) -> None:
+    command = [
+        *["compare", str(news), "-o", str(tmp_path / "out"), "--labels", ",".join(LABELS)],
+        *["--prompt", "{title}", "--prompt", "{title}. {text}", "--gold", "class"],
+    ]
+    done = llamaherd(*command)
+    assert done.returncode == 0, done.stderr
+    assert "prompt 1: accuracy" in done.stderr and "kappa" in done.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"long.csv", "wide.csv", "report.html", "prompt_1.jsonl"} <= names
+    with (tmp_path / "out" / "wide.csv").open(newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [row[0] for row in NEWS]
+    done = llamaherd("compare", str(news), "-o", str(tmp_path / "x"))
+    assert done.returncode == 1 and "two models or two prompts" in done.stderr
