@@ -191,13 +191,14 @@ def plot(outcomes: list[Outcome], path: Path) -> None:
             row = strategies.index(outcome.strategy)
             below.barh(row, outcome.mean_pass, color=color)
             text = f"{outcome.mean_pass:.1f} rows, {outcome.requests_per_s:.1f} answers/s"
-            below.text(0.2, row, text, va="center", fontsize=8)
+            below.text(outcome.mean_pass + 0.3, row, text, va="center", fontsize=8)
         above.set_title(trace)
         above.set_yscale("log")
         above.set_xlabel("arrival, s")
         below.set_yticks([])
         below.invert_yaxis()
-        below.set_xlim(0, BATCH_SIZE)
+        below.set_xlim(0, 2 * BATCH_SIZE)
+        below.set_xticks(range(0, BATCH_SIZE + 1, 4))
         below.set_xlabel("rows in a pass")
         for axis in (above, below):
             axis.spines[["top", "right"]].set_visible(False)
