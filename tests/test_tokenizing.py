@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamaherd import Model
 from llamaherd.config import ThreadPoolConfig
-from llamaherd.errors import InvalidPrompt
+from llamaherd.errors import InvalidPrompt, ModelError
 from llamaherd.llama.vocabulary import LlamaVocabulary
 from llamaherd.llama.weights import Weights
 from llamaherd.models.tokenizing import BatchTokenizer, SpecialTokens, difficult_texts
@@ -122,3 +123,19 @@ def test_special_tokens_are_found_from_the_left_and_longest_first() -> None:
     text = "<a><a>b<a>[x] <a [x"
     assert [text[b:e] for b, e in special.find(text)] == ["<a>", "<a>b", "<a>", "[x]"]
     assert not SpecialTokens({}).is_in("anything")
+
+
+def test_a_closed_model_does_not_end_the_process() -> None:
+    """llama.cpp would read freed memory."""
+    model = Model.load("demo")
+    ids = model.tokenize("Hello")
+    model.close()
+    for call in (
+        lambda: model.tokenize("Hello there"),
+        lambda: model.detokenize([ids[0] + 7]),
+        lambda: model.encode("Hello, my friend"),
+    ):
+        try:
+            call()
+        except ModelError as error:
+            assert "closed" in str(error)

@@ -36,6 +36,7 @@ _MODULES = {
         "StreamConfig",
         "ThreadPoolConfig",
     ),
+    "llamaherd.embeddings.embedder": ("Embedder", "Embedding"),
     "llamaherd.errors": (
         "CallbackError",
         "ConfigError",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from llamaherd.analysis.report import *
     from llamaherd.analysis.validate import *
     from llamaherd.config import *
+    from llamaherd.embeddings.embedder import *
     from llamaherd.errors import *
     from llamaherd.jobs.job import *
     from llamaherd.models.info import *

@@ -15,7 +15,7 @@ import numpy as np
 
 from llamaherd.config import GenerationConfig
 from llamaherd.engine.vocabulary import Constraint, RowSampler
-from llamaherd.errors import InvalidPrompt, ModelLoadError
+from llamaherd.errors import InvalidPrompt, ModelError, ModelLoadError
 from llamaherd.llama.binding import C
 from llamaherd.llama.deep_stack import call_with_stack
 from llamaherd.llama.grammars import Grammars
@@ -117,6 +117,7 @@ class LlamaVocabulary:
             ) from error
 
     def _tokenize(self, data: bytes, add_bos: bool, special: bool) -> list[int]:
+        self._check_open()
         # A token stands for at least one byte, except for what is put around the text.
         capacity = len(data) + 4
         while True:
@@ -147,6 +148,7 @@ class LlamaVocabulary:
         # pieces simply joined are the text. For the others it knows where spaces were added.
         if self.is_byte_level:
             return self._join_pieces(array.tolist(), special)
+        self._check_open()
         pointer = array.ctypes.data_as(ctypes.POINTER(C.llama_token))
         capacity = 8 * len(array) + 16
         while True:
@@ -206,7 +208,13 @@ class LlamaVocabulary:
             tokens = [token for token in tokens if token not in control]
         return b"".join(map(self._pieces.__getitem__, tokens)).decode("utf-8", "replace")
 
+    def _check_open(self) -> None:
+        # llama.cpp would read freed memory, and end the process.
+        if self._weights.is_closed:
+            raise ModelError("this model was closed; load it again")
+
     def _read_piece(self, token: int) -> bytes:
+        self._check_open()
         self.check_tokens((token,))
         capacity = 64
         while True:

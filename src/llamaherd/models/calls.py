@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Protocol
 
 from llamaherd.config import GenerationConfig
 from llamaherd.engine.request import Request, RowEngine, Sink
@@ -17,7 +18,23 @@ from llamaherd.errors import (
 )
 from llamaherd.results import FinishReason, GenerationResult
 
-__all__ = ["AnswerSink", "StreamSink", "failure_of", "make_request", "read_stream", "wait_for"]
+__all__ = [
+    "AnswerSink",
+    "Closeable",
+    "StreamSink",
+    "failure_of",
+    "make_request",
+    "read_stream",
+    "wait_for",
+]
+
+
+class Closeable(Protocol):
+    """Something that uses a model's weights until it is closed."""
+
+    def close(self) -> None:
+        """Stop using them. May be called twice."""
+        ...
 
 
 def make_request(

@@ -25,6 +25,7 @@ from llamaherd.llama.vocabulary import LlamaVocabulary
 from llamaherd.llama.weights import LoraSource, Weights
 from llamaherd.models.calls import (
     AnswerSink,
+    Closeable,
     StreamSink,
     make_request,
     read_stream,
@@ -39,6 +40,7 @@ from llamaherd.models.runner_factory import RunnerFactory
 from llamaherd.models.source import resolve
 from llamaherd.models.tokenizing import BatchTokenizer
 from llamaherd.results import GenerationResult
+from llamaherd.runners.llama_embedding import LlamaEmbeddingRunner
 from llamaherd.runners.native_weights import NativeWeights
 
 __all__ = ["Model", "Prompt"]
@@ -89,9 +91,10 @@ class Model:
         pre = weights.metadata().get("tokenizer.ggml.pre", "")
         self._tokenizer = BatchTokenizer(self._vocabulary, pre, threads)
         self._chat = ChatTemplate.for_model(weights, self._tokenizer, chat_template)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._embedding_weights: Weights | None = None
         self._engine: RowEngine | None = None
-        self._open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._users: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
     @classmethod
     def load(
@@ -385,8 +388,49 @@ class Model:
             flash_attention=self._flash_attention,
         )
         engine = Engine(factory.open, self._vocabulary, config, n_ctx=n_ctx)
-        self._open_engines.add(engine)
+        self.close_before(engine)
         return engine
+
+    def open_embedding_runner(
+        self, pooling: str, n_tokens: int, n_texts: int
+    ) -> LlamaEmbeddingRunner:
+        """Open a context for embeddings, which are llama.cpp's work; the caller closes it.
+
+        Args:
+            pooling: How token vectors become one.
+            n_tokens: Tokens in one batch.
+            n_texts: Texts in one batch.
+
+        Raises:
+            ModelError: The model has only its vocabulary, was closed, or cannot do this pooling.
+        """
+        if self._vocab_only:
+            raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
+        if self._weights.is_closed:
+            raise ModelError("this model was closed; load it again")
+        tensors = read_header(self._weights.path).tensors
+        if pooling == "rank" and not any(tensor.name.startswith("cls") for tensor in tensors):
+            raise ModelError("this model has no classifier, so it cannot rank; take a reranker")
+        with self._lock:
+            weights = self._embedding_weights
+            if weights is None:
+                # The native engine has left llama.cpp the vocabulary only.
+                is_whole = self._native is None
+                weights = self._weights if is_whole else Weights.load(self._weights.path)
+                self._embedding_weights = weights
+        return LlamaEmbeddingRunner(
+            weights.handle,
+            self._facts.n_embd,
+            pooling=pooling,
+            n_tokens=n_tokens,
+            n_texts=n_texts,
+            n_threads=self._threads.num_threads or available_cpus(),
+        )
+
+    def close_before(self, user: Closeable) -> None:
+        """Let `close` close something that uses the weights before it frees them."""
+        with self._lock:
+            self._users.add(user)
 
     def with_engine(self, engine: RowEngine) -> Model:
         """The same model, whose `generate` and `stream` run on `engine`."""
@@ -398,10 +442,12 @@ class Model:
     def close(self) -> None:
         """Close every engine on this model, then free the weights. May be called twice."""
         with self._lock:
-            engines = list(self._open_engines)
-        for engine in engines:
-            engine.close()
+            users = list(self._users)
+        for user in users:
+            user.close()
         self._vocabulary.close()
+        if self._embedding_weights is not None:
+            self._embedding_weights.close()
         self._weights.close()
         self._native = None
 
