@@ -32,6 +32,7 @@ from llamaherd import (
     quick_llama,
     report,
     validate,
+    widen,
 )
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
@@ -125,11 +126,66 @@ def test_tables_of_every_kind(make: Any) -> None:
     assert validate(make(rows), ["m"], gold="g").scores["m"].accuracy == pytest.approx(1 / 3)
 
 
+def test_labels_that_frames_write_as_numbers() -> None:
+    # A missing value makes a whole column floats.
+    table = pandas.DataFrame({"gold": [1, 2, 1], "a": [1, 2, None]})
+    score = validate(table, gold="gold").scores["a"]
+    assert (score.accuracy, score.n_missing, score.n_other) == (pytest.approx(2 / 3), 1, 0)
+
+
+def test_intervals_are_those_of_resampled_items() -> None:
+    right = [True] * 60 + [False] * 40
+    table = {"gold": ["x"] * 100, "a": ["x" if r else "y" for r in right]}
+    low, high = validate(table, gold="gold", labels=["x", "y"]).scores["a"].interval
+    chance = np.random.default_rng(5)
+    means = chance.choice(right, (2000, 100)).mean(axis=1)
+    expected = np.quantile(means, [0.025, 0.975])
+    assert [low, high] == pytest.approx(expected, abs=0.02)
+    again = validate(table, gold="gold", labels=["x", "y"]).scores["a"].interval
+    assert (low, high) == again
+
+
+LONG = [
+    {"item": 1, "who": "ada", "answer": "x", "gold": "x"},
+    {"item": 1, "who": "ben", "answer": "y", "gold": "x"},
+    {"item": 2, "who": "ada", "answer": "y", "gold": "y"},
+]
+
+
+@pytest.mark.parametrize("make", [polars.DataFrame, pandas.DataFrame, lambda rows: rows])
+def test_long_tables(make: Any) -> None:
+    columns = {"item": "item", "annotator": "who", "answer": "answer", "gold": "gold"}
+    wide = widen(make(LONG), **columns)
+    assert wide == [
+        {"item": 1, "gold": "x", "ada": "x", "ben": "y"},
+        {"item": 2, "gold": "y", "ada": "y", "ben": None},
+    ]
+    found = validate(wide, ["ada", "ben"], gold="gold")
+    assert found.scores["ada"].accuracy == 1.0
+    assert (found.scores["ben"].accuracy, found.scores["ben"].n_missing) == (0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"item": 1, "who": "ada", "answer": "y", "gold": "x"}, "more than once"),
+        ({"item": 2, "who": "ben", "answer": "y", "gold": "x"}, "two gold labels"),
+        ({"item": 2, "who": "gold", "answer": "y", "gold": "y"}, "like the column"),
+    ],
+)
+def test_long_tables_that_contradict_themselves(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        widen([*LONG, row], item="item", annotator="who", answer="answer", gold="gold")
+
+
 def test_perfect_and_hopeless_agreement() -> None:
     same = validate({"a": ["x", "x", "x"], "b": ["x", "x", "x"]})
     assert same.kappas["a", "b"] == 1.0 and same.alpha == 1.0 and same.agreement == 1.0
     apart = validate({"a": ["x", None], "b": [None, "y"]})
     assert math.isnan(apart.kappas["a", "b"]) and math.isnan(apart.agreement)
+    assert all(map(math.isnan, (apart.alpha, *apart.alpha_interval)))
+    # JSON knows no NaN.
+    assert json.loads(json.dumps(apart.to_dict(), allow_nan=False))["alpha"] is None
 
 
 @pytest.mark.parametrize(
@@ -141,6 +197,14 @@ def test_perfect_and_hopeless_agreement() -> None:
         ({"a": []}, {}, InputError, "no"),
         ({"a": ["x"], "b": ["x", "y"]}, {}, InputError, "different lengths"),
         ({"a": ["x"]}, {"confidence": 2}, ConfigError, "confidence"),
+        ({"a": ["x"]}, {"n_bootstrap": 0}, ConfigError, "n_bootstrap"),
+        ({"a": ["x"]}, {"annotators": ["a", "a"]}, ConfigError, "'a' more than once"),
+        (
+            {"a": ["x", "x"], "g": ["x", "z"]},
+            {"gold": "g", "labels": ["x", "y"]},
+            InputError,
+            "'g' has 'z' in row 1 .* none of the labels: x, y",
+        ),
         (["x"], {}, InputError, "mapping"),
     ],
 )

@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from llamaherd.analysis.charts import Line, bars, lines
 from llamaherd.analysis.explore import Exploration
-from llamaherd.analysis.validate import MISSING, OTHER, Validation, table_rows, validate
+from llamaherd.analysis.tables import same_label, table_rows
+from llamaherd.analysis.validate import MISSING, OTHER, Validation, validate
 from llamaherd.errors import OutputError
 
 __all__ = ["report"]
@@ -71,9 +72,7 @@ def report(
     if annotators is None:
         names = dict.fromkeys(name for row in rows for name in row)
         annotators = [n for n in names if n != gold and not n.endswith(" probability")]
-    validation = validate(
-        rows, annotators, gold=gold, labels=labels if gold is None or labels else None, seed=seed
-    )
+    validation = validate(rows, annotators, gold=gold, labels=labels or None, seed=seed)
     page = (
         _environment()
         .get_template("report.html.jinja")
@@ -138,14 +137,10 @@ def _probabilities(
     for row in rows:
         value = row.get(f"{name} probability")
         if isinstance(value, (int, float)) and not math.isnan(value):
-            found.append((float(value), gold is not None and _same(row.get(name), row.get(gold))))
+            found.append(
+                (float(value), gold is not None and same_label(row.get(name), row.get(gold)))
+            )
     return found
-
-
-def _same(a: Any, b: Any) -> bool:
-    return (
-        a is not None and b is not None and str(a).strip().casefold() == str(b).strip().casefold()
-    )
 
 
 def _confidences(
@@ -221,7 +216,7 @@ def _samples(
         answers = {str(row.get(name)).strip().casefold() for name in names}
         if gold is None:
             return len(answers), 0
-        return len(answers), sum(not _same(row.get(name), row.get(gold)) for name in names)
+        return len(answers), sum(not same_label(row.get(name), row.get(gold)) for name in names)
 
     chosen = [row for row in rows if difference(row) > (1, 0)]
     chosen.sort(key=difference, reverse=True)
@@ -238,7 +233,7 @@ def _samples(
                     name,
                     row.get(name),
                     row.get(f"{name} probability"),
-                    gold is not None and _same(row.get(name), row.get(gold)),
+                    gold is not None and same_label(row.get(name), row.get(gold)),
                 )
                 for name in names
             ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamaherd.analysis.tables import clean_label, require_columns, table_columns
 from llamaherd.errors import ConfigError, InputError
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "AnnotatorScore",
     "ClassScore",
     "Validation",
-    "table_rows",
     "validate",
 ]
 
@@ -29,6 +29,8 @@ MISSING = "(missing)"
 """What stands for no answer: an empty cell, or a row that failed."""
 
 Interval = tuple[float, float]
+# Alpha is computed anew for each, which takes a while for many items.
+_N_ALPHA_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,10 @@ class Validation:
         n_items: Items in the table.
         n_gold: Items with a gold label.
         labels: The labels.
+        annotators: Those who were compared.
         scores: Scores by annotator; empty without gold labels.
-        kappas: Cohen's kappa of every pair, over the items that both answered; NaN if there are
-            none.
+        kappas: Cohen's kappa of every pair, over the items that both answered (answers that are
+            none of the labels are one class); NaN if there are none.
         alpha: Krippendorff's alpha (nominal) of all annotators, missing answers left out.
         alpha_interval: Bootstrap interval of it.
         agreement: Share of items on which all who answered agree.
@@ -92,19 +95,20 @@ class Validation:
     n_items: int
     n_gold: int
     labels: tuple[str, ...]
+    annotators: tuple[str, ...]
     scores: Mapping[str, AnnotatorScore]
     kappas: Mapping[tuple[str, str], float]
     alpha: float
     alpha_interval: Interval
     agreement: float
-    confidence: float = 0.95
-    annotators: tuple[str, ...] = field(default=())
+    confidence: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """Plain data, for JSON; None stands for what cannot be computed."""
         data = asdict(self)
         data["kappas"] = [{"a": a, "b": b, "kappa": kappa} for (a, b), kappa in self.kappas.items()]
-        return data
+        plain: dict[str, Any] = _without_nan(data)
+        return plain
 
     def __str__(self) -> str:
         lines = [f"{self.n_items} items, {self.n_gold} with a gold label"]
@@ -139,7 +143,7 @@ def validate(
 
     Args:
         table: A row per item: a pandas or polars frame, a list of mappings, or a mapping of
-            columns.
+            columns. `widen` makes one of a table with a row per item and annotator.
         annotators: Columns with labels. Default: all but `gold`.
         gold: Column with the right labels, if there is one.
         labels: The labels. Default: those in `gold`, or else all that occur.
@@ -149,90 +153,69 @@ def validate(
 
     Raises:
         ConfigError: A package of the extra ``analysis`` is missing, or an option is wrong.
-        InputError: A column does not exist, or there are no items.
+        InputError: A column does not exist, there are no items, or a gold label is none of the
+            labels.
     """
     _require_packages()
-    columns = _columns(table)
+    columns = table_columns(table)
     names = [name for name in columns if name != gold] if annotators is None else list(annotators)
-    for name in [*names, *([gold] if gold is not None else [])]:
-        if name not in columns:
-            known = ", ".join(map(str, columns))
-            raise InputError(f"there is no column {name!r}; there are: {known}")
-    if not names:
-        raise ConfigError("there is no annotator: name columns with labels")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence is {confidence}; allowed: a number between 0 and 1")
+    _check_options(names, n_bootstrap, confidence)
+    require_columns(columns, [*names, *([gold] if gold is not None else [])])
     sources = [columns[gold]] if gold is not None else [columns[name] for name in names]
     known_labels = _label_set(labels, sources)
     codes = {name: _encode(columns[name], known_labels) for name in names}
     n_items = len(columns[names[0]])
     if n_items == 0:
         raise InputError("the table has no rows")
-    draws = np.random.default_rng(seed).integers(0, n_items, (n_bootstrap, n_items))
+    random = np.random.default_rng(seed)
     scores: dict[str, AnnotatorScore] = {}
     n_gold = 0
     if gold is not None:
-        gold_codes = _encode(columns[gold], known_labels)
+        gold_codes = _gold_codes(columns[gold], known_labels, gold)
         n_gold = int((gold_codes >= 0).sum())
-        if not n_gold:
-            raise InputError(f"the column {gold!r} has no label")
         scores = {
-            name: _score(gold_codes, codes[name], known_labels, draws, confidence) for name in names
+            name: _score(
+                gold_codes, codes[name], known_labels, _Bootstrap(random, n_bootstrap, confidence)
+            )
+            for name in names
         }
     table_codes = np.stack([codes[name] for name in names])
-    alpha, interval = _alpha(table_codes, draws[:200], confidence)
+    n_draws = min(n_bootstrap, _N_ALPHA_DRAWS)
+    alpha, interval = _alpha(table_codes, _Bootstrap(random, n_draws, confidence))
     return Validation(
         n_items=n_items,
         n_gold=n_gold,
         labels=known_labels,
+        annotators=tuple(names),
         scores=scores,
         kappas={(a, b): _kappa(codes[a], codes[b]) for a, b in itertools.combinations(names, 2)},
         alpha=alpha,
         alpha_interval=interval,
         agreement=_agreement(table_codes),
         confidence=confidence,
-        annotators=tuple(names),
     )
 
 
-def table_rows(table: Any) -> list[dict[str, Any]]:
-    """The rows of a table of any kind that `validate` takes."""
-    columns = _columns(table)
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
+# ── labels ──────────────────────────────────────────────────────────────────────────────────
 
 
-# ── tables ──────────────────────────────────────────────────────────────────────────────────
-
-
-def _columns(table: Any) -> dict[str, list[Any]]:
-    if isinstance(table, Mapping):
-        columns = {str(name): list(values) for name, values in table.items()}
-        if len({len(values) for values in columns.values()}) > 1:
-            raise InputError("the columns have different lengths")
-        return columns
-    if hasattr(table, "columns"):  # pandas and polars
-        return {str(name): list(table[name]) for name in table.columns}
-    rows = list(table)
-    if not all(isinstance(row, Mapping) for row in rows):
-        raise InputError("the table is no frame, list of mappings or mapping of columns")
-    names = dict.fromkeys(str(name) for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _clean(value: Any) -> str | None:
-    """A label as it is compared; None if it is missing."""
-    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
-    text = "" if is_missing or type(value).__name__ == "NAType" else str(value).strip()
-    return text or None
+def _check_options(names: Sequence[str], n_bootstrap: int, confidence: float) -> None:
+    if not names:
+        raise ConfigError("there is no annotator: name columns with labels")
+    repeated = next((name for name in names if list(names).count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"annotators has {repeated!r} more than once")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; allowed: a number between 0 and 1")
+    if n_bootstrap < 1:
+        raise ConfigError(f"n_bootstrap is {n_bootstrap}; allowed: 1 or more")
 
 
 def _label_set(labels: Sequence[str] | None, sources: Iterable[Sequence[Any]]) -> tuple[str, ...]:
     if labels is not None:
-        found = [text for label in labels if (text := _clean(label)) is not None]
+        found = [text for label in labels if (text := clean_label(label)) is not None]
     else:
-        cleaned = (_clean(value) for source in sources for value in source)
+        cleaned = (clean_label(value) for source in sources for value in source)
         found = sorted({text for text in cleaned if text is not None})
     by_key: dict[str, str] = {}
     for text in found:
@@ -245,11 +228,26 @@ def _label_set(labels: Sequence[str] | None, sources: Iterable[Sequence[Any]]) -
 def _encode(values: Sequence[Any], labels: Sequence[str]) -> NDArray[np.int64]:
     """Numbers of labels; ``len(labels)`` is another answer, -1 a missing one."""
     numbers = {label.casefold(): i for i, label in enumerate(labels)}
-    cleaned = (_clean(value) for value in values)
+    cleaned = (clean_label(value) for value in values)
     return np.array(
         [-1 if text is None else numbers.get(text.casefold(), len(labels)) for text in cleaned],
         dtype=np.int64,
     )
+
+
+def _gold_codes(values: Sequence[Any], labels: Sequence[str], column: str) -> NDArray[np.int64]:
+    """Numbers of the right labels, all of which must be known: no item is left out in silence."""
+    codes = _encode(values, labels)
+    if not (codes >= 0).any():
+        raise InputError(f"the column {column!r} has no label")
+    unknown = np.flatnonzero(codes == len(labels))
+    if len(unknown):
+        raise InputError(
+            f"the column {column!r} has {values[unknown[0]]!r} in row {unknown[0]} "
+            f"({len(unknown)} such rows), which is none of the labels: {', '.join(labels)}; "
+            "add it to the labels, or leave these rows out"
+        )
+    return codes
 
 
 # ── statistics ──────────────────────────────────────────────────────────────────────────────
@@ -259,24 +257,21 @@ def _score(
     gold: NDArray[np.int64],
     answers: NDArray[np.int64],
     labels: Sequence[str],
-    draws: NDArray[np.int64],
-    confidence: float,
+    bootstrap: _Bootstrap,
 ) -> AnnotatorScore:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     n = len(labels)
-    has_gold = (gold >= 0) & (gold < n)
+    has_gold = gold >= 0
     shown = np.where(answers < 0, n + 1, answers)
-    is_right = (gold == answers).astype(float)
-    weights = has_gold[draws].sum(axis=1)
-    resampled = (is_right * has_gold)[draws].sum(axis=1) / np.maximum(1, weights)
+    accuracy = float((gold == answers)[has_gold].mean())
     precision, recall, f1, support = precision_recall_fscore_support(
         gold[has_gold], shown[has_gold], labels=range(n), zero_division=0.0
     )
     matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))
     return AnnotatorScore(
-        accuracy=float(is_right[has_gold].mean()),
-        interval=_interval(resampled, confidence),
+        accuracy=accuracy,
+        interval=bootstrap.of_share(accuracy, int(has_gold.sum())),
         n_missing=int((answers[has_gold] < 0).sum()),
         n_other=int((answers[has_gold] == n).sum()),
         macro_f1=float(np.mean(f1)),
@@ -299,9 +294,7 @@ def _kappa(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     return float(cohen_kappa_score(a[both], b[both]))
 
 
-def _alpha(
-    codes: NDArray[np.int64], draws: NDArray[np.int64], confidence: float
-) -> tuple[float, Interval]:
+def _alpha(codes: NDArray[np.int64], bootstrap: _Bootstrap) -> tuple[float, Interval]:
     import krippendorff
 
     values = np.where(codes < 0, np.nan, codes.astype(float))
@@ -319,8 +312,10 @@ def _alpha(
         except ValueError:  # no item was answered by two
             return math.nan
 
-    resampled = np.array([alpha(values[:, draw]) for draw in draws])
-    return alpha(values), _interval(resampled[~np.isnan(resampled)], confidence)
+    whole = alpha(values)
+    if math.isnan(whole):
+        return whole, (math.nan, math.nan)
+    return whole, bootstrap.of_items(alpha, values)
 
 
 def _agreement(codes: NDArray[np.int64]) -> float:
@@ -330,12 +325,45 @@ def _agreement(codes: NDArray[np.int64]) -> float:
     return float((highest == lowest)[answered].mean()) if answered.any() else math.nan
 
 
-def _interval(values: NDArray[np.float64], confidence: float) -> Interval:
-    if not len(values):
-        return math.nan, math.nan
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+@dataclass(frozen=True, slots=True)
+class _Bootstrap:
+    """Percentile intervals from items that are drawn again, with replacement."""
+
+    random: np.random.Generator
+    n_draws: int
+    confidence: float
+
+    def of_share(self, share: float, n_items: int) -> Interval:
+        """Of a share: items that are drawn again have it in a binomial number of cases."""
+        return self._interval(self.random.binomial(n_items, share, self.n_draws) / n_items)
+
+    def of_items(
+        self, statistic: Callable[[NDArray[np.float64]], float], values: NDArray[np.float64]
+    ) -> Interval:
+        """Of any statistic of the columns of a table."""
+        n_items = values.shape[1]
+        found = np.array(
+            [
+                statistic(values[:, self.random.integers(0, n_items, n_items)])
+                for _ in range(self.n_draws)
+            ]
+        )
+        return self._interval(found[~np.isnan(found)])
+
+    def _interval(self, values: NDArray[np.float64]) -> Interval:
+        if not len(values):
+            return math.nan, math.nan
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(values, [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _require_packages() -> None:
