@@ -239,6 +239,44 @@ def test_exploring_goes_on_where_it_was(tmp_path: Path, news: Path) -> None:
     assert answers.wide()[0]["mine"] == "The capital of Peru is Lima."
 
 
+def test_every_variant_keeps_its_name_file_and_column(tmp_path: Path) -> None:
+    rows = [{"title": title, "label": label} for label, title, _ in NEWS]
+    prompts = {"title": "{title}", "shouted": "{title}!"}
+    found = explore(["demo"], rows, tmp_path / "out", prompts=prompts, labels=LABELS)
+    first = found.wide()[0]
+    assert first["title"] in LABELS and first["input_title"] == NEWS[0][1]
+    # The column is called like a result, but it is the table's own.
+    assert first["label"] == "Sports"
+    assert report(found, tmp_path / "page.html", gold="label").n_gold == len(NEWS)
+    with pytest.raises(ConfigError, match="also the name of a variant"):
+        report(found, tmp_path / "page.html", gold="title")
+    for wrong, said in (
+        ({"models": ["a/same.gguf", "b/same.gguf"]}, "both be called 'same'"),
+        ({"models": {"a b": "demo", "A_b": "demo"}}, "would share the file A_b.jsonl"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            explore(source=rows, directory=tmp_path / "no", **wrong)
+    assert not (tmp_path / "no").exists()
+
+
+def test_speed_counts_all_the_time_and_outlives_damage(tmp_path: Path) -> None:
+    rows = [{"title": title} for _, title, _ in NEWS]
+
+    def run(n_rows: int) -> Any:
+        options = {"prompts": "{title}", "labels": LABELS, "accept_changes": True}
+        return explore(["demo"], rows[:n_rows], tmp_path / "out", **options).variants[0]
+
+    first = run(4)
+    assert first.speed[0] == (0.0, 0)
+    assert first.speed[-1][1] == 4
+    # Rows end in bursts; the time before the first one counts too.
+    assert first.summary.seconds / 2 < first.speed[-1][0] <= first.summary.seconds
+    second = run(6)
+    assert second.speed[-1][1] == 6 and second.speed[-1][0] > first.speed[-1][0]
+    (tmp_path / "out" / "demo.jsonl.speed.json").write_text("[[0.0, ")
+    assert run(6).summary.n_done == 0
+
+
 class Page(html.parser.HTMLParser):
     """What a page refers to, and its text."""
 

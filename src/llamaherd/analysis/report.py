@@ -17,7 +17,7 @@ from llamaherd.analysis.charts import Line, bars, lines
 from llamaherd.analysis.explore import Exploration
 from llamaherd.analysis.tables import same_label, table_rows
 from llamaherd.analysis.validate import MISSING, OTHER, Validation, validate
-from llamaherd.errors import OutputError
+from llamaherd.errors import ConfigError, OutputError
 
 __all__ = ["report"]
 
@@ -64,6 +64,8 @@ def report(
         ConfigError, InputError: As of `validate`.
         OutputError: The page cannot be written.
     """
+    if isinstance(results, Exploration) and gold in results.names:
+        raise ConfigError(f"gold is {gold!r}, which is also the name of a variant; rename that")
     rows = results.wide() if isinstance(results, Exploration) else table_rows(results)
     if annotators is None:
         annotators = results.names if isinstance(results, Exploration) else None
