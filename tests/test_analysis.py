@@ -99,6 +99,40 @@ def test_statistics_are_those_of_the_libraries(gold: list[str], chance: random.R
         assert found.alpha == pytest.approx(alpha)
 
 
+@given(
+    st.lists(
+        st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_alpha_with_gaps_is_that_of_the_library(items: list[list[str | None]]) -> None:
+    table = {f"m{i}": [item[i] for item in items] for i in range(3)}
+    if not any(answer for item in items for answer in item):
+        return
+    found = validate(table, n_bootstrap=1).alpha
+    paired = [item for item in items if sum(answer is not None for answer in item) > 1]
+    if not paired:
+        assert math.isnan(found)
+    elif len({answer for item in paired for answer in item} - {None}) == 1:
+        assert found == 1.0
+    else:
+        codes = [[math.nan if a is None else "abc".index(a) for a in item] for item in paired]
+        expected = krippendorff.alpha(np.array(codes).T, level_of_measurement="nominal")
+        assert found == pytest.approx(expected)
+
+
+def test_free_text_has_as_many_labels_as_rows() -> None:
+    n_rows = 3000
+    texts = [f"answer {i}" for i in range(n_rows)]
+    table = {"gold": texts, "a": texts[:2000] + ["?"] * 1000, "b": texts[::-1]}
+    found = validate(table, gold="gold", n_bootstrap=20)
+    assert found.scores["a"].accuracy == pytest.approx(2 / 3)
+    # A matrix of all pairs would have nine million cells.
+    assert found.scores["a"].confusion == []
+    assert found.kappas["a", "b"] == pytest.approx(0.0, abs=0.001)
+
+
 def test_by_hand() -> None:
     table = {
         "gold": ["yes", "yes", "no", "no", None],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamaherd.analysis.agreement import Bootstrap, Interval, alpha, kappa, share_of_agreement
 from llamaherd.analysis.tables import clean_label, require_columns, table_columns
 from llamaherd.errors import ConfigError, InputError
 
@@ -28,9 +29,8 @@ OTHER = "(other)"
 MISSING = "(missing)"
 """What stands for no answer: an empty cell, or a row that failed."""
 
-Interval = tuple[float, float]
-# Alpha is computed anew for each, which takes a while for many items.
-_N_ALPHA_DRAWS = 200
+# A matrix of more would be larger than the table, and nobody could read it.
+_MAX_MATRIX_LABELS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class AnnotatorScore:
         n_other: Items whose answer is none of the labels.
         macro_f1: Mean F1 of the labels.
         classes: Scores by label.
-        confusion: Counts ``[gold][answer]``, by `Validation.labels`, then other, then missing.
+        confusion: Counts ``[gold][answer]``, by `Validation.labels`, then other, then missing;
+            empty if there are more than 500 labels.
     """
 
     accuracy: float
@@ -156,7 +157,7 @@ def validate(
         InputError: A column does not exist, there are no items, or a gold label is none of the
             labels.
     """
-    _require_packages()
+    _require_sklearn()
     columns = table_columns(table)
     names = [name for name in columns if name != gold] if annotators is None else list(annotators)
     _check_options(names, n_bootstrap, confidence)
@@ -167,31 +168,25 @@ def validate(
     n_items = len(columns[names[0]])
     if n_items == 0:
         raise InputError("the table has no rows")
-    random = np.random.default_rng(seed)
+    bootstrap = Bootstrap(np.random.default_rng(seed), n_bootstrap, confidence)
     scores: dict[str, AnnotatorScore] = {}
     n_gold = 0
     if gold is not None:
         gold_codes = _gold_codes(columns[gold], known_labels, gold)
         n_gold = int((gold_codes >= 0).sum())
-        scores = {
-            name: _score(
-                gold_codes, codes[name], known_labels, _Bootstrap(random, n_bootstrap, confidence)
-            )
-            for name in names
-        }
+        scores = {name: _score(gold_codes, codes[name], known_labels, bootstrap) for name in names}
     table_codes = np.stack([codes[name] for name in names])
-    n_draws = min(n_bootstrap, _N_ALPHA_DRAWS)
-    alpha, interval = _alpha(table_codes, _Bootstrap(random, n_draws, confidence))
+    found_alpha, interval = alpha(table_codes, bootstrap)
     return Validation(
         n_items=n_items,
         n_gold=n_gold,
         labels=known_labels,
         annotators=tuple(names),
         scores=scores,
-        kappas={(a, b): _kappa(codes[a], codes[b]) for a, b in itertools.combinations(names, 2)},
-        alpha=alpha,
+        kappas={(a, b): kappa(codes[a], codes[b]) for a, b in itertools.combinations(names, 2)},
+        alpha=found_alpha,
         alpha_interval=interval,
-        agreement=_agreement(table_codes),
+        agreement=share_of_agreement(table_codes),
         confidence=confidence,
     )
 
@@ -257,7 +252,7 @@ def _score(
     gold: NDArray[np.int64],
     answers: NDArray[np.int64],
     labels: Sequence[str],
-    bootstrap: _Bootstrap,
+    bootstrap: Bootstrap,
 ) -> AnnotatorScore:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -268,7 +263,9 @@ def _score(
     precision, recall, f1, support = precision_recall_fscore_support(
         gold[has_gold], shown[has_gold], labels=range(n), zero_division=0.0
     )
-    matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))
+    matrix: Iterable[Iterable[int]] = ()
+    if n <= _MAX_MATRIX_LABELS:
+        matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))[:n]
     return AnnotatorScore(
         accuracy=accuracy,
         interval=bootstrap.of_share(accuracy, int(has_gold.sum())),
@@ -279,83 +276,8 @@ def _score(
             label: ClassScore(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, label in enumerate(labels)
         },
-        confusion=[[int(count) for count in row] for row in matrix[:n]],
+        confusion=[[int(count) for count in row] for row in matrix],
     )
-
-
-def _kappa(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    from sklearn.metrics import cohen_kappa_score
-
-    both = (a >= 0) & (b >= 0)
-    if not both.any():
-        return math.nan
-    if len(np.unique(np.concatenate([a[both], b[both]]))) == 1:
-        return 1.0  # everybody says the same always, for which the formula is 0 / 0
-    return float(cohen_kappa_score(a[both], b[both]))
-
-
-def _alpha(codes: NDArray[np.int64], bootstrap: _Bootstrap) -> tuple[float, Interval]:
-    import krippendorff
-
-    values = np.where(codes < 0, np.nan, codes.astype(float))
-
-    def alpha(part: NDArray[np.float64]) -> float:
-        seen = np.unique(part[~np.isnan(part)])
-        if len(part) < 2 or not len(seen):
-            return math.nan
-        if len(seen) == 1:
-            return 1.0
-        try:
-            # A resample in which pairs never differ is 0 / 0.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return float(krippendorff.alpha(part, level_of_measurement="nominal"))
-        except ValueError:  # no item was answered by two
-            return math.nan
-
-    whole = alpha(values)
-    if math.isnan(whole):
-        return whole, (math.nan, math.nan)
-    return whole, bootstrap.of_items(alpha, values)
-
-
-def _agreement(codes: NDArray[np.int64]) -> float:
-    highest = codes.max(axis=0)
-    lowest = np.where(codes < 0, np.iinfo(np.int64).max, codes).min(axis=0)
-    answered = (codes >= 0).sum(axis=0) > 1
-    return float((highest == lowest)[answered].mean()) if answered.any() else math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class _Bootstrap:
-    """Percentile intervals from items that are drawn again, with replacement."""
-
-    random: np.random.Generator
-    n_draws: int
-    confidence: float
-
-    def of_share(self, share: float, n_items: int) -> Interval:
-        """Of a share: items that are drawn again have it in a binomial number of cases."""
-        return self._interval(self.random.binomial(n_items, share, self.n_draws) / n_items)
-
-    def of_items(
-        self, statistic: Callable[[NDArray[np.float64]], float], values: NDArray[np.float64]
-    ) -> Interval:
-        """Of any statistic of the columns of a table."""
-        n_items = values.shape[1]
-        found = np.array(
-            [
-                statistic(values[:, self.random.integers(0, n_items, n_items)])
-                for _ in range(self.n_draws)
-            ]
-        )
-        return self._interval(found[~np.isnan(found)])
-
-    def _interval(self, values: NDArray[np.float64]) -> Interval:
-        if not len(values):
-            return math.nan, math.nan
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(values, [tail, 1 - tail])
-        return float(low), float(high)
 
 
 def _without_nan(value: Any) -> Any:
@@ -366,9 +288,10 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _require_packages() -> None:
+def _require_sklearn() -> None:
     try:
-        import krippendorff  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'llamaherd[analysis]'") from error
+        raise ConfigError(
+            "validate needs scikit-learn: pip install 'llamaherd[analysis]'"
+        ) from error
