@@ -353,10 +353,36 @@ def test_the_report_is_one_page_without_a_network(tmp_path: Path, news: Path) ->
     assert {"accuracy", "confusion", "agreement", "confidence", "speed", "settings"} <= set(
         page.ids
     )
-    assert page.tags.count("svg") == 1 + 2 + 1
+    # Two histograms and the speed; six rows are too few to say how probabilities are calibrated.
+    assert page.tags.count("svg") == 2 + 1
+    assert "Calibration" not in page.text
     assert "A <b>title</b>" in page.text
     shown = f"{100 * statistics.scores['all'].accuracy:.1f} %"
     assert shown in page.text
+
+
+def test_confidence_out_of_a_file(tmp_path: Path) -> None:
+    # In a file, probabilities are text; a row without a gold label says nothing about them.
+    rows = [
+        {"gold": "x", "m": "x" if i % 4 else "y", "m probability": str(0.5 + i / 100)}
+        for i in range(40)
+    ]
+    target = tmp_path / "report.html"
+    report([*rows, {"m": "x", "m probability": "0.1"}], target, gold="gold", annotators=["m"])
+    page = Page(target.read_text())
+    assert "Calibration" in page.text and page.tags.count("circle") == 4
+    assert "70 % sure on average, right in 75 %" in " ".join(page.text.split())
+
+
+def test_many_labels_and_long_answers_stay_readable(tmp_path: Path) -> None:
+    rows = [{"gold": "label 1", "m": "word " * 10_000}]
+    rows += [{"gold": f"label {i % 60}", "m": f"label {i % 59}"} for i in range(240)]
+    target = tmp_path / "report.html"
+    report(rows, target, gold="gold")
+    page = Page(target.read_text())
+    assert "The 20 most frequent of 60 labels" in page.text
+    assert "The most frequent mistakes" in page.text and "…" in page.text
+    assert len(target.read_bytes()) < 60_000
 
 
 @given(st.text(max_size=40), st.text(min_size=1, max_size=20))

@@ -36,6 +36,7 @@ class Variant:
         model: The model.
         prompt: The prompt, or None.
         facts: Facts about the model.
+        settings: Everything else that decides about the results, as plain data.
         summary: How its job went.
         speed: Rows done after so many seconds, for all runs of the job: (seconds, rows). Loading
             is not counted.
@@ -45,6 +46,7 @@ class Variant:
     model: str
     prompt: str | None
     facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
     summary: JobSummary
     speed: Sequence[tuple[float, int]]
 
@@ -167,8 +169,17 @@ def explore(
                     summary = job.run(processor.model, watched, speed.add)
                 finally:
                     speed.save()
-                facts = _facts(processor)
-                variants.append(Variant(name, model_name, prompt, facts, summary, speed.points))
+                variants.append(
+                    Variant(
+                        name,
+                        model_name,
+                        prompt,
+                        _facts(processor),
+                        work.settings(),
+                        summary,
+                        speed.points,
+                    )
+                )
     return Exploration(folder, variants, tuple(labels) if labels is not None else None)
 
 
