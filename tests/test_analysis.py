@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,12 @@ def test_what_cannot_be_validated(
         validate(table, **options)
 
 
+def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'llamaherd[analysis]'")):
+        validate({"a": ["x"]})
+
+
 def test_exploring_goes_on_where_it_was(tmp_path: Path, news: Path) -> None:
     prompts = {"title": "{title}", "all": "{title}. {text}"}
 
@@ -411,5 +418,37 @@ def test_the_compare_command(tmp_path: Path, news: Path) -> None:
     assert {"long.csv", "wide.csv", "report.html", "prompt_1.jsonl"} <= names
     with (tmp_path / "out" / "wide.csv").open(newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [row[0] for row in NEWS]
-    done = llamaherd("compare", str(news), "-o", str(tmp_path / "x"))
-    assert done.returncode == 1 and "two models or two prompts" in done.stderr
+    wide = str(tmp_path / "out" / "wide.csv")
+    columns = ["--annotators", "prompt 1,prompt 2", "--gold", "class"]
+    again = llamaherd("compare", wide, "-o", str(tmp_path / "again"), *columns)
+    assert again.returncode == 0, again.stderr
+    assert done.stderr.splitlines()[:4] == again.stderr.splitlines()[:4]
+    assert "Confidence" in Page((tmp_path / "again" / "report.html").read_text()).text
+
+
+def test_the_compare_command_names_failed_rows(tmp_path: Path) -> None:
+    table = tmp_path / "rows.jsonl"
+    table.write_text('{"q": "Hello", "gold": "x"}\n{"gold": "x"}\n')
+    command = ["compare", str(table), "-o", str(tmp_path / "out"), "--gold", "gold"]
+    done = llamaherd(*command, "--prompt", "{q}")
+    assert done.returncode == 2
+    assert "no column 'q'" in done.stderr and "--retry-failed" in done.stderr
+    assert "1 missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "two models or two prompts"),
+        (["--gold", "clas"], "no column 'clas'; there are: class"),
+        (["--gold", "class", "--labels", "World,Sports"], "'Business' in row 1"),
+        (["--annotators", "a", "-m", "demo"], "runs no model"),
+        (["--annotators", "nobody"], "no column 'nobody'"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_at_once(
+    tmp_path: Path, news: Path, options: list[str], said: str
+) -> None:
+    done = llamaherd("compare", str(news), "-o", str(tmp_path / "x"), *options)
+    assert done.returncode == 1 and said in " ".join(done.stderr.split())
+    assert not list(tmp_path.glob("x/*.jsonl"))

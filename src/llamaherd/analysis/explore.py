@@ -142,8 +142,9 @@ def explore(
     named_models = _named_models(models)
     named_prompts = _named_prompts(prompts)
     files = _files(named_models, named_prompts)
-    if isinstance(source, Iterator):
-        raise ConfigError("the source is an iterator, which can be read only once; give a list")
+    if isinstance(source, Iterator) or source == "-":
+        kind = "standard input" if source == "-" else "an iterator"
+        raise ConfigError(f"the source is {kind}, which can be read only once; give a file or list")
     folder = Path(directory)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,8 @@ __all__ = [
     "AnnotatorScore",
     "ClassScore",
     "Validation",
+    "check_gold",
+    "require_sklearn",
     "validate",
 ]
 
@@ -157,7 +159,7 @@ def validate(
         InputError: A column does not exist, there are no items, or a gold label is none of the
             labels.
     """
-    _require_sklearn()
+    require_sklearn()
     columns = table_columns(table)
     names = [name for name in columns if name != gold] if annotators is None else list(annotators)
     _check_options(names, n_bootstrap, confidence)
@@ -189,6 +191,36 @@ def validate(
         agreement=share_of_agreement(table_codes),
         confidence=confidence,
     )
+
+
+def check_gold(values: Sequence[Any], column: str, labels: Sequence[str] | None = None) -> None:
+    """Make sure before long work that answers can be compared with gold labels.
+
+    Args:
+        values: The gold labels.
+        column: Their column, for the message.
+        labels: The labels, if they are given.
+
+    Raises:
+        InputError: There is no gold label, or one that is none of the labels.
+    """
+    if all(clean_label(value) is None for value in values):
+        raise InputError(f"the column {column!r} has no label")
+    _gold_codes(values, _label_set(labels, [values]), column)
+
+
+def require_sklearn() -> None:
+    """Make sure that what the statistics need is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "statistics need scikit-learn: pip install 'llamaherd[analysis]'"
+        ) from error
 
 
 # ── labels ──────────────────────────────────────────────────────────────────────────────────
@@ -286,12 +318,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _require_sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "validate needs scikit-learn: pip install 'llamaherd[analysis]'"
-        ) from error
