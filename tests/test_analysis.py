@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from llamaherd import (
     quick_llama,
     report,
     validate,
+    widen,
 )
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
@@ -98,6 +100,40 @@ def test_statistics_are_those_of_the_libraries(gold: list[str], chance: random.R
         assert found.alpha == pytest.approx(alpha)
 
 
+@given(
+    st.lists(
+        st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_alpha_with_gaps_is_that_of_the_library(items: list[list[str | None]]) -> None:
+    table = {f"m{i}": [item[i] for item in items] for i in range(3)}
+    if not any(answer for item in items for answer in item):
+        return
+    found = validate(table, n_bootstrap=1).alpha
+    paired = [item for item in items if sum(answer is not None for answer in item) > 1]
+    if not paired:
+        assert math.isnan(found)
+    elif len({answer for item in paired for answer in item} - {None}) == 1:
+        assert found == 1.0
+    else:
+        codes = [[math.nan if a is None else "abc".index(a) for a in item] for item in paired]
+        expected = krippendorff.alpha(np.array(codes).T, level_of_measurement="nominal")
+        assert found == pytest.approx(expected)
+
+
+def test_free_text_has_as_many_labels_as_rows() -> None:
+    n_rows = 3000
+    texts = [f"answer {i}" for i in range(n_rows)]
+    table = {"gold": texts, "a": texts[:2000] + ["?"] * 1000, "b": texts[::-1]}
+    found = validate(table, gold="gold", n_bootstrap=20)
+    assert found.scores["a"].accuracy == pytest.approx(2 / 3)
+    # A matrix of all pairs would have nine million cells.
+    assert found.scores["a"].confusion == []
+    assert found.kappas["a", "b"] == pytest.approx(0.0, abs=0.001)
+
+
 def test_by_hand() -> None:
     table = {
         "gold": ["yes", "yes", "no", "no", None],
@@ -125,11 +161,66 @@ def test_tables_of_every_kind(make: Any) -> None:
     assert validate(make(rows), ["m"], gold="g").scores["m"].accuracy == pytest.approx(1 / 3)
 
 
+def test_labels_that_frames_write_as_numbers() -> None:
+    # A missing value makes a whole column floats.
+    table = pandas.DataFrame({"gold": [1, 2, 1], "a": [1, 2, None]})
+    score = validate(table, gold="gold").scores["a"]
+    assert (score.accuracy, score.n_missing, score.n_other) == (pytest.approx(2 / 3), 1, 0)
+
+
+def test_intervals_are_those_of_resampled_items() -> None:
+    right = [True] * 60 + [False] * 40
+    table = {"gold": ["x"] * 100, "a": ["x" if r else "y" for r in right]}
+    low, high = validate(table, gold="gold", labels=["x", "y"]).scores["a"].interval
+    chance = np.random.default_rng(5)
+    means = chance.choice(right, (2000, 100)).mean(axis=1)
+    expected = np.quantile(means, [0.025, 0.975])
+    assert [low, high] == pytest.approx(expected, abs=0.02)
+    again = validate(table, gold="gold", labels=["x", "y"]).scores["a"].interval
+    assert (low, high) == again
+
+
+LONG = [
+    {"item": 1, "who": "ada", "answer": "x", "gold": "x"},
+    {"item": 1, "who": "ben", "answer": "y", "gold": "x"},
+    {"item": 2, "who": "ada", "answer": "y", "gold": "y"},
+]
+
+
+@pytest.mark.parametrize("make", [polars.DataFrame, pandas.DataFrame, lambda rows: rows])
+def test_long_tables(make: Any) -> None:
+    columns = {"item": "item", "annotator": "who", "answer": "answer", "gold": "gold"}
+    wide = widen(make(LONG), **columns)
+    assert wide == [
+        {"item": 1, "gold": "x", "ada": "x", "ben": "y"},
+        {"item": 2, "gold": "y", "ada": "y", "ben": None},
+    ]
+    found = validate(wide, ["ada", "ben"], gold="gold")
+    assert found.scores["ada"].accuracy == 1.0
+    assert (found.scores["ben"].accuracy, found.scores["ben"].n_missing) == (0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"item": 1, "who": "ada", "answer": "y", "gold": "x"}, "more than once"),
+        ({"item": 2, "who": "ben", "answer": "y", "gold": "x"}, "two gold labels"),
+        ({"item": 2, "who": "gold", "answer": "y", "gold": "y"}, "like the column"),
+    ],
+)
+def test_long_tables_that_contradict_themselves(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        widen([*LONG, row], item="item", annotator="who", answer="answer", gold="gold")
+
+
 def test_perfect_and_hopeless_agreement() -> None:
     same = validate({"a": ["x", "x", "x"], "b": ["x", "x", "x"]})
     assert same.kappas["a", "b"] == 1.0 and same.alpha == 1.0 and same.agreement == 1.0
     apart = validate({"a": ["x", None], "b": [None, "y"]})
     assert math.isnan(apart.kappas["a", "b"]) and math.isnan(apart.agreement)
+    assert all(map(math.isnan, (apart.alpha, *apart.alpha_interval)))
+    # JSON knows no NaN.
+    assert json.loads(json.dumps(apart.to_dict(), allow_nan=False))["alpha"] is None
 
 
 @pytest.mark.parametrize(
@@ -141,6 +232,14 @@ def test_perfect_and_hopeless_agreement() -> None:
         ({"a": []}, {}, InputError, "no"),
         ({"a": ["x"], "b": ["x", "y"]}, {}, InputError, "different lengths"),
         ({"a": ["x"]}, {"confidence": 2}, ConfigError, "confidence"),
+        ({"a": ["x"]}, {"n_bootstrap": 0}, ConfigError, "n_bootstrap"),
+        ({"a": ["x"]}, {"annotators": ["a", "a"]}, ConfigError, "'a' more than once"),
+        (
+            {"a": ["x", "x"], "g": ["x", "z"]},
+            {"gold": "g", "labels": ["x", "y"]},
+            InputError,
+            "'g' has 'z' in row 1 .* none of the labels: x, y",
+        ),
         (["x"], {}, InputError, "mapping"),
     ],
 )
@@ -149,6 +248,12 @@ def test_what_cannot_be_validated(
 ) -> None:
     with pytest.raises(error, match=said):
         validate(table, **options)
+
+
+def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'llamaherd[analysis]'")):
+        validate({"a": ["x"]})
 
 
 def test_exploring_goes_on_where_it_was(tmp_path: Path, news: Path) -> None:
@@ -173,6 +278,44 @@ def test_exploring_goes_on_where_it_was(tmp_path: Path, news: Path) -> None:
         explore(["demo"], iter([]), tmp_path / "out2")
     answers = explore({"mine": "demo"}, ["What is the capital of Peru?"], tmp_path / "out3")
     assert answers.wide()[0]["mine"] == "The capital of Peru is Lima."
+
+
+def test_every_variant_keeps_its_name_file_and_column(tmp_path: Path) -> None:
+    rows = [{"title": title, "label": label} for label, title, _ in NEWS]
+    prompts = {"title": "{title}", "shouted": "{title}!"}
+    found = explore(["demo"], rows, tmp_path / "out", prompts=prompts, labels=LABELS)
+    first = found.wide()[0]
+    assert first["title"] in LABELS and first["input_title"] == NEWS[0][1]
+    # The column is called like a result, but it is the table's own.
+    assert first["label"] == "Sports"
+    assert report(found, tmp_path / "page.html", gold="label").n_gold == len(NEWS)
+    with pytest.raises(ConfigError, match="also the name of a variant"):
+        report(found, tmp_path / "page.html", gold="title")
+    for wrong, said in (
+        ({"models": ["a/same.gguf", "b/same.gguf"]}, "both be called 'same'"),
+        ({"models": {"a b": "demo", "A_b": "demo"}}, "would share the file A_b.jsonl"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            explore(source=rows, directory=tmp_path / "no", **wrong)
+    assert not (tmp_path / "no").exists()
+
+
+def test_speed_counts_all_the_time_and_outlives_damage(tmp_path: Path) -> None:
+    rows = [{"title": title} for _, title, _ in NEWS]
+
+    def run(n_rows: int) -> Any:
+        options = {"prompts": "{title}", "labels": LABELS, "accept_changes": True}
+        return explore(["demo"], rows[:n_rows], tmp_path / "out", **options).variants[0]
+
+    first = run(4)
+    assert first.speed[0] == (0.0, 0)
+    assert first.speed[-1][1] == 4
+    # Rows end in bursts; the time before the first one counts too.
+    assert first.summary.seconds / 2 < first.speed[-1][0] <= first.summary.seconds
+    second = run(6)
+    assert second.speed[-1][1] == 6 and second.speed[-1][0] > first.speed[-1][0]
+    (tmp_path / "out" / "demo.jsonl.speed.json").write_text("[[0.0, ")
+    assert run(6).summary.n_done == 0
 
 
 class Page(html.parser.HTMLParser):
@@ -217,10 +360,36 @@ def test_the_report_is_one_page_without_a_network(tmp_path: Path, news: Path) ->
     assert {"accuracy", "confusion", "agreement", "confidence", "speed", "settings"} <= set(
         page.ids
     )
-    assert page.tags.count("svg") == 1 + 2 + 1
+    # Two histograms and the speed; six rows are too few to say how probabilities are calibrated.
+    assert page.tags.count("svg") == 2 + 1
+    assert "Calibration" not in page.text
     assert "A <b>title</b>" in page.text
     shown = f"{100 * statistics.scores['all'].accuracy:.1f} %"
     assert shown in page.text
+
+
+def test_confidence_out_of_a_file(tmp_path: Path) -> None:
+    # In a file, probabilities are text; a row without a gold label says nothing about them.
+    rows = [
+        {"gold": "x", "m": "x" if i % 4 else "y", "m probability": str(0.5 + i / 100)}
+        for i in range(40)
+    ]
+    target = tmp_path / "report.html"
+    report([*rows, {"m": "x", "m probability": "0.1"}], target, gold="gold", annotators=["m"])
+    page = Page(target.read_text())
+    assert "Calibration" in page.text and page.tags.count("circle") == 4
+    assert "70 % sure on average, right in 75 %" in " ".join(page.text.split())
+
+
+def test_many_labels_and_long_answers_stay_readable(tmp_path: Path) -> None:
+    rows = [{"gold": "label 1", "m": "word " * 10_000}]
+    rows += [{"gold": f"label {i % 60}", "m": f"label {i % 59}"} for i in range(240)]
+    target = tmp_path / "report.html"
+    report(rows, target, gold="gold")
+    page = Page(target.read_text())
+    assert "The 20 most frequent of 60 labels" in page.text
+    assert "The most frequent mistakes" in page.text and "…" in page.text
+    assert len(target.read_bytes()) < 60_000
 
 
 @given(st.text(max_size=40), st.text(min_size=1, max_size=20))
@@ -249,5 +418,37 @@ def test_the_compare_command(tmp_path: Path, news: Path) -> None:
     assert {"long.csv", "wide.csv", "report.html", "prompt_1.jsonl"} <= names
     with (tmp_path / "out" / "wide.csv").open(newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [row[0] for row in NEWS]
-    done = llamaherd("compare", str(news), "-o", str(tmp_path / "x"))
-    assert done.returncode == 1 and "two models or two prompts" in done.stderr
+    wide = str(tmp_path / "out" / "wide.csv")
+    columns = ["--annotators", "prompt 1,prompt 2", "--gold", "class"]
+    again = llamaherd("compare", wide, "-o", str(tmp_path / "again"), *columns)
+    assert again.returncode == 0, again.stderr
+    assert done.stderr.splitlines()[:4] == again.stderr.splitlines()[:4]
+    assert "Confidence" in Page((tmp_path / "again" / "report.html").read_text()).text
+
+
+def test_the_compare_command_names_failed_rows(tmp_path: Path) -> None:
+    table = tmp_path / "rows.jsonl"
+    table.write_text('{"q": "Hello", "gold": "x"}\n{"gold": "x"}\n')
+    command = ["compare", str(table), "-o", str(tmp_path / "out"), "--gold", "gold"]
+    done = llamaherd(*command, "--prompt", "{q}")
+    assert done.returncode == 2
+    assert "no column 'q'" in done.stderr and "--retry-failed" in done.stderr
+    assert "1 missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "two models or two prompts"),
+        (["--gold", "clas"], "no column 'clas'; there are: class"),
+        (["--gold", "class", "--labels", "World,Sports"], "'Business' in row 1"),
+        (["--annotators", "a", "-m", "demo"], "runs no model"),
+        (["--annotators", "nobody"], "no column 'nobody'"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_at_once(
+    tmp_path: Path, news: Path, options: list[str], said: str
+) -> None:
+    done = llamaherd("compare", str(news), "-o", str(tmp_path / "x"), *options)
+    assert done.returncode == 1 and said in " ".join(done.stderr.split())
+    assert not list(tmp_path.glob("x/*.jsonl"))

@@ -25,6 +25,7 @@ _MODULES = {
     "llamaherd.analysis.machine": ("HardwareProfile", "hardware_profile"),
     "llamaherd.analysis.quick": ("generate_parallel", "quick_llama"),
     "llamaherd.analysis.report": ("report",),
+    "llamaherd.analysis.tables": ("widen",),
     "llamaherd.analysis.validate": ("AnnotatorScore", "ClassScore", "Validation", "validate"),
     "llamaherd.config": (
         "AsyncConfig",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from llamaherd.analysis.machine import *
     from llamaherd.analysis.quick import *
     from llamaherd.analysis.report import *
+    from llamaherd.analysis.tables import *
     from llamaherd.analysis.validate import *
     from llamaherd.config import *
     from llamaherd.embeddings.embedder import *

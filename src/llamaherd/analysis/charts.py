@@ -11,8 +11,10 @@ from markupsafe import Markup, escape
 __all__ = ["Line", "bars", "lines"]
 
 _WIDTH, _HEIGHT = 460, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 44
 _N_TICKS = 4
+# Ends of an axis that four ticks divide well.
+_NICE = (1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ def bars(
         x_title: Below.
     """
     totals = [sum(counts) for counts in zip(*(counts for _, counts in parts), strict=True)]
-    frame = _Frame((edges[0], edges[-1]), (0.0, _nice(max(totals, default=1) or 1)))
+    # At least four rows, so that the ticks are whole numbers.
+    frame = _Frame((edges[0], edges[-1]), (0.0, _nice(max([4, *totals]))))
     drawn = [frame.axes(x_title, "rows")]
     below = [0] * len(totals)
     for name, counts in parts:
@@ -128,13 +131,13 @@ class _Frame:
                 f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{_short(value)}</text>'
             )
         parts.extend(
-            f'<text x="{self.x(value)}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">'
+            f'<text x="{self.x(value)}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">'
             f"{_short(value)}</text>"
             for value in _ticks(*self.x_range)
         )
         middle = (_TOP + _HEIGHT - _BOTTOM) / 2
         parts.append(
-            f'<text class="title" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" '
+            f'<text class="title" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 5}" '
             f'text-anchor="middle">{escape(x_title)}</text>'
             f'<text class="title" x="12" y="{middle}" text-anchor="middle" '
             f'transform="rotate(-90 12 {middle})">{escape(y_title)}</text>'
@@ -159,7 +162,7 @@ def _nice(value: float) -> float:
     if value <= 0:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
-    return next(factor * unit for factor in (1.0, 2.0, 4.0, 8.0, 10.0) if factor * unit >= value)
+    return next(factor * unit for factor in _NICE if factor * unit >= value)
 
 
 def _short(value: float) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,17 @@ class Variant:
         model: The model.
         prompt: The prompt, or None.
         facts: Facts about the model.
+        settings: Everything else that decides about the results, as plain data.
         summary: How its job went.
-        speed: Rows done after so many seconds, for all runs of the job: (seconds, rows).
+        speed: Rows done after so many seconds, for all runs of the job: (seconds, rows). Loading
+            is not counted.
     """
 
     name: str
     model: str
     prompt: str | None
     facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
     summary: JobSummary
     speed: Sequence[tuple[float, int]]
 
@@ -60,7 +64,6 @@ class Exploration:
     directory: Path
     variants: Sequence[Variant]
     labels: tuple[str, ...] | None = None
-    _columns: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -80,12 +83,16 @@ class Exploration:
         """A record per row: its columns, and the answer (or label) of each variant.
 
         A variant's name is its column; rows that failed have None there. With labels,
-        ``NAME probability`` is beside it.
+        ``NAME probability`` is beside it. A column of the input that is called like one of these
+        becomes ``input_NAME``.
         """
         rows: dict[int, dict[str, Any]] = {}
+        taken = {"index", *self.names, *(f"{name} probability" for name in self.names)}
         for variant in self.variants:
             for record in _records(variant.summary.output):
-                row = rows.setdefault(record["index"], _input_columns(record))
+                row = rows.get(record["index"])
+                if row is None:
+                    row = rows[record["index"]] = _input_columns(record, taken)
                 row[variant.name] = _answer(record)
                 if self.labels is not None:
                     row[f"{variant.name} probability"] = record.get("probability")
@@ -105,6 +112,7 @@ def explore(
     max_batch_size: int = 32,
     progress: bool | None = None,
     accept_changes: bool = False,
+    retry_failed: bool = False,
 ) -> Exploration:
     """Run every model, with every prompt, over the same rows, one after the other.
 
@@ -124,6 +132,7 @@ def explore(
         max_batch_size: Rows in work at the same time.
         progress: Show a bar for each; None does in an interactive terminal or notebook.
         accept_changes: Go on although settings changed.
+        retry_failed: Run rows again that failed before.
 
     Raises:
         ConfigError, InputError, OutputError, ModelError: It cannot run; rows that are finished
@@ -132,8 +141,10 @@ def explore(
     """
     named_models = _named_models(models)
     named_prompts = _named_prompts(prompts)
-    if isinstance(source, Iterator):
-        raise ConfigError("the source is an iterator, which can be read only once; give a list")
+    files = _files(named_models, named_prompts)
+    if isinstance(source, Iterator) or source == "-":
+        kind = "standard input" if source == "-" else "an iterator"
+        raise ConfigError(f"the source is {kind}, which can be read only once; give a file or list")
     folder = Path(directory)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,13 +162,25 @@ def explore(
                 else:
                     maker = PromptMaker(processor.model, template, system=system, raw=False)
                     work = Answers(processor, maker, config or GenerationConfig.greedy())
-                output = folder / f"{_file_name(name)}.jsonl"
-                job = Job(source, output, accept_changes=accept_changes)
+                output = folder / files[name]
+                job = Job(source, output, accept_changes=accept_changes, retry_failed=retry_failed)
                 speed = _Speed(output)
-                shown = _Titled(work, name, job.count(), progress)
-                summary = job.run(processor.model, shown, speed.add)
-                facts = _facts(processor)
-                variants.append(Variant(name, model_name, prompt, facts, summary, speed.finish()))
+                watched = _Watched(work, name, job.count(), progress, speed)
+                try:
+                    summary = job.run(processor.model, watched, speed.add)
+                finally:
+                    speed.save()
+                variants.append(
+                    Variant(
+                        name,
+                        model_name,
+                        prompt,
+                        _facts(processor),
+                        work.settings(),
+                        summary,
+                        speed.points,
+                    )
+                )
     return Exploration(folder, variants, tuple(labels) if labels is not None else None)
 
 
@@ -177,48 +200,71 @@ def _labeling(
 
 
 class _Speed:
-    """Rows over time, kept beside the rows, so that a job that goes on goes on here too."""
+    """Rows over time, kept beside the rows, so that a job that goes on goes on here too.
+
+    Attributes:
+        points: (seconds, rows).
+    """
 
     def __init__(self, output: Path) -> None:
         self._path = output.with_name(output.name + ".speed.json")
-        self._points: list[tuple[float, int]] = []
-        if self._path.exists() and output.exists():
-            self._points = [(float(s), int(n)) for s, n in json.loads(self._path.read_text())]
-        self._before = self._points[-1] if self._points else (0.0, 0)
-        self._began_s: float | None = None
+        self.points = _read_points(self._path) if output.exists() else []
+        self._before_s, self._n_before = self.points[-1] if self.points else (0.0, 0)
+        self._began_s = 0.0
         self._n_done = 0
+
+    def begin(self) -> None:
+        """Start the clock: the rows are about to be computed."""
+        self._began_s = time.perf_counter()
+        if not self.points:
+            self.points.append((0.0, 0))
 
     def add(self, outcome: Outcome) -> None:
         """Count a row."""
-        now_s = time.perf_counter()
-        if self._began_s is None:
-            self._began_s = now_s
         self._n_done += 1
-        point = (self._before[0] + now_s - self._began_s, self._before[1] + self._n_done)
-        self._points.append(point)
-        if len(self._points) > 2 * _SPEED_POINTS:
-            del self._points[1:-1:2]
+        seconds = self._before_s + time.perf_counter() - self._began_s
+        self.points.append((seconds, self._n_before + self._n_done))
+        if len(self.points) > 2 * _SPEED_POINTS:
+            del self.points[1:-1:2]
 
-    def finish(self) -> list[tuple[float, int]]:
-        """Keep the points for the next run, and give them."""
-        self._path.write_text(json.dumps(self._points))
-        return self._points
+    def save(self) -> None:
+        """Keep the points for the next run.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        try:
+            self._path.write_text(json.dumps(self.points), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}") from error
 
 
-class _Titled:
-    """Work that shows its name and progress."""
+def _read_points(path: Path) -> list[tuple[float, int]]:
+    """The points of earlier runs; none if they were lost, which costs no row."""
+    try:
+        return [(float(s), int(n)) for s, n in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
 
-    def __init__(self, work: Work, name: str, n_total: int | None, progress: bool | None) -> None:
+
+class _Watched:
+    """Work that is timed, and shows its name and progress."""
+
+    def __init__(
+        self, work: Work, name: str, n_total: int | None, progress: bool | None, speed: _Speed
+    ) -> None:
         self._work = work
         self._name = name
         self._n_total = n_total
         self._is_shown = progress or (progress is None and is_interactive())
+        self._speed = speed
         self.settings = work.settings
         self.go_on = work.go_on
 
     def outcomes(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
         """The outcomes of the work."""
         outcomes = self._work.outcomes(rows)
+        self._speed.begin()
         if not self._is_shown:
             return outcomes
         return show_progress(
@@ -235,9 +281,16 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _input_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    columns = {name: value for name, value in record.items() if name not in RESULT_COLUMNS}
-    return {"index": record["index"], **columns}
+def _input_columns(record: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
+    """The row's own columns, called as in the input unless the name is taken."""
+    columns = {"index": record["index"]}
+    for name, value in record.items():
+        if name in RESULT_COLUMNS:
+            continue
+        own = name.removeprefix("input_")
+        own = own if own in RESULT_COLUMNS else name
+        columns[f"input_{own}" if own in taken else own] = value
+    return columns
 
 
 def _answer(record: Mapping[str, Any]) -> str | None:
@@ -252,11 +305,21 @@ def _named_models(
 ) -> dict[str, str]:
     if isinstance(models, (str, PathLike)):
         raise ConfigError(f"models is {models!r}; give a list of models")
-    if not isinstance(models, Mapping):
-        models = {_short_name(fspath(model)): model for model in models}
     if not models:
         raise ConfigError("models is empty; give at least one")
-    return {str(name): fspath(model) for name, model in models.items()}
+    if isinstance(models, Mapping):
+        return {str(name): fspath(model) for name, model in models.items()}
+    named: dict[str, str] = {}
+    for model in models:
+        source = fspath(model)
+        name = _short_name(source)
+        if name in named:
+            raise ConfigError(
+                f"models has {named[name]!r} and {source!r}, which would both be called "
+                f"{name!r}; give a mapping from names to models"
+            )
+        named[name] = source
+    return named
 
 
 def _short_name(source: str) -> str:
@@ -280,8 +343,18 @@ def _variant_name(
     return prompt if len(models) == 1 else f"{model}, {prompt}"
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "variant"
+def _files(models: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, str]:
+    """The file of every variant; each needs one of its own, also where case does not count."""
+    files: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for model, prompt in itertools.product(models, prompts):
+        name = _variant_name(model, prompt, models, prompts)
+        file = (re.sub(r"[^\w.-]+", "_", name).strip("_.") or "variant") + ".jsonl"
+        other = seen.setdefault(file.casefold(), name)
+        if other != name:
+            raise ConfigError(f"{other!r} and {name!r} would share the file {file}; rename one")
+        files[name] = file
+    return files
 
 
 def _facts(processor: ParallelProcessor) -> dict[str, Any]:

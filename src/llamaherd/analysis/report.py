@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from os import PathLike
@@ -13,23 +15,30 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from llamaherd import __version__
 from llamaherd.analysis.charts import Line, bars, lines
 from llamaherd.analysis.explore import Exploration
-from llamaherd.analysis.validate import MISSING, OTHER, Validation, table_rows, validate
-from llamaherd.errors import OutputError
+from llamaherd.analysis.tables import clean_label, same_label, table_rows
+from llamaherd.analysis.validate import MISSING, OTHER, Validation, validate
+from llamaherd.errors import ConfigError, OutputError
 
 __all__ = ["report"]
 
 _N_BINS = 10
+_ROWS_PER_DOT = 10
 _SHOWN_CHARACTERS = 400
+# Of more labels, the most frequent and the most frequent mistakes are shown.
+_MAX_LABELS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Confidence:
-    """Charts of one variant's probabilities."""
+    """One annotator's probabilities: their mean, and the share of its labels that is right."""
 
     name: str
     histogram: Markup
+    mean: float
+    share_right: float
 
 
 def report(
@@ -63,6 +72,8 @@ def report(
         ConfigError, InputError: As of `validate`.
         OutputError: The page cannot be written.
     """
+    if isinstance(results, Exploration) and gold in results.names:
+        raise ConfigError(f"gold is {gold!r}, which is also the name of a variant; rename that")
     rows = results.wide() if isinstance(results, Exploration) else table_rows(results)
     if annotators is None:
         annotators = results.names if isinstance(results, Exploration) else None
@@ -71,9 +82,7 @@ def report(
     if annotators is None:
         names = dict.fromkeys(name for row in rows for name in row)
         annotators = [n for n in names if n != gold and not n.endswith(" probability")]
-    validation = validate(
-        rows, annotators, gold=gold, labels=labels if gold is None or labels else None, seed=seed
-    )
+    validation = validate(rows, annotators, gold=gold, labels=labels or None, seed=seed)
     page = (
         _environment()
         .get_template("report.html.jinja")
@@ -83,6 +92,11 @@ def report(
             v=validation,
             gold=gold,
             answers=[*validation.labels, OTHER, MISSING],
+            missing=MISSING,
+            is_long=len(validation.labels) > _MAX_LABELS,
+            max_labels=_MAX_LABELS,
+            mistakes=_mistakes(rows, validation, gold),
+            version=__version__,
             kappa=_kappa_table(validation),
             confidences=_confidences(rows, validation, gold),
             calibration=_calibration(rows, validation, gold),
@@ -108,8 +122,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
-    environment.filters["number"] = _number
+    filters: dict[str, Callable[..., object]] = {
+        "percent": _percent,
+        "number": _number,
+        "thousands": "{:,}".format,
+        "cut": _cut,
+        "settings": _settings,
+    }
+    environment.filters.update(filters)
     return environment
 
 
@@ -121,6 +141,22 @@ def _number(value: float, digits: int = 2) -> str:
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def _cut(value: Any, n_characters: int = _SHOWN_CHARACTERS) -> str:
+    text = str(value).strip()
+    return text if len(text) <= n_characters else text[: n_characters - 1] + "…"
+
+
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings that were made, as a flat list."""
+    flat = {**settings, **settings.get("config", {})}
+    flat.pop("config", None)
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+        for name, value in flat.items()
+        if value is not None and value is not False and value not in ("", [], ())
+    ]
+
+
 def _kappa_table(validation: Validation) -> list[list[float | None]]:
     names = validation.annotators
     table: list[list[float | None]] = [[None] * len(names) for _ in names]
@@ -130,22 +166,25 @@ def _kappa_table(validation: Validation) -> list[list[float | None]]:
     return table
 
 
+def _probability(row: Mapping[str, Any], name: str) -> float | None:
+    """The probability of a row's label; also out of a file, where it is text."""
+    try:
+        value = float(row[f"{name} probability"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if 0 <= value <= 1 else None
+
+
 def _probabilities(
     rows: Sequence[Mapping[str, Any]], name: str, gold: str | None
 ) -> list[tuple[float, bool]]:
-    """Each row's probability, and whether it is right."""
-    found = []
-    for row in rows:
-        value = row.get(f"{name} probability")
-        if isinstance(value, (int, float)) and not math.isnan(value):
-            found.append((float(value), gold is not None and _same(row.get(name), row.get(gold))))
-    return found
-
-
-def _same(a: Any, b: Any) -> bool:
-    return (
-        a is not None and b is not None and str(a).strip().casefold() == str(b).strip().casefold()
-    )
+    """Each row's probability, and whether its label is right; only rows with a gold label count."""
+    return [
+        (value, gold is not None and same_label(row.get(name), row.get(gold)))
+        for row in rows
+        if (value := _probability(row, name)) is not None
+        and (gold is None or clean_label(row.get(gold)) is not None)
+    ]
 
 
 def _confidences(
@@ -165,25 +204,29 @@ def _confidences(
             if gold is not None
             else [("all", counts[False])]
         )
-        charts.append(_Confidence(name, bars(parts, edges, x_title="probability of the label")))
+        histogram = bars(parts, edges, x_title="probability of the label")
+        charts.append(_Confidence(name, histogram, *_means(found)))
     return charts
+
+
+def _means(found: Sequence[tuple[float, bool]]) -> tuple[float, float]:
+    """Mean probability, and the share that is right."""
+    return sum(v for v, _ in found) / len(found), sum(r for _, r in found) / len(found)
 
 
 def _calibration(
     rows: Sequence[Mapping[str, Any]], validation: Validation, gold: str | None
 ) -> Markup | None:
     """How often labels of a probability are right."""
+    if gold is None:
+        return None
     data = []
     for color, name in enumerate(validation.annotators):
-        found = _probabilities(rows, name, gold) if gold is not None else []
-        bins: list[list[tuple[float, bool]]] = [[] for _ in range(_N_BINS)]
-        for value, is_right in found:
-            bins[min(_N_BINS - 1, int(value * _N_BINS))].append((value, is_right))
-        points = [
-            (sum(v for v, _ in part) / len(part), sum(r for _, r in part) / len(part))
-            for part in bins
-            if part
-        ]
+        found = sorted(_probabilities(rows, name, gold))
+        # As many rows for each dot: bins of equal width would let a few rows look like a trend.
+        n_dots = min(_N_BINS, len(found) // _ROWS_PER_DOT)
+        ends = [len(found) * i // n_dots for i in range(n_dots + 1)] if n_dots else []
+        points = [_means(found[low:high]) for low, high in itertools.pairwise(ends)]
         if points:
             data.append(Line(name, color % 8, points))
     if not data:
@@ -197,6 +240,24 @@ def _calibration(
         has_diagonal=True,
         has_dots=True,
     )
+
+
+def _mistakes(
+    rows: Sequence[Mapping[str, Any]], validation: Validation, gold: str | None
+) -> dict[str, list[tuple[tuple[str, str], int]]]:
+    """By annotator: (is, labelled as), and how often."""
+    if gold is None:
+        return {}
+    found = {}
+    for name in validation.annotators:
+        pairs = ((clean_label(row.get(gold)), clean_label(row.get(name))) for row in rows)
+        counts = Counter(
+            (is_, labelled or MISSING)
+            for is_, labelled in pairs
+            if is_ is not None and not same_label(is_, labelled)
+        )
+        found[name] = counts.most_common(_MAX_LABELS)
+    return found
 
 
 def _speed(results: Any) -> Markup | None:
@@ -218,35 +279,30 @@ def _samples(
     hidden = {*names, *(f"{name} probability" for name in names), gold, "index"}
 
     def difference(row: Mapping[str, Any]) -> tuple[int, int]:
-        answers = {str(row.get(name)).strip().casefold() for name in names}
-        if gold is None:
+        answers = {(clean_label(row.get(name)) or MISSING).casefold() for name in names}
+        if gold is None or clean_label(row.get(gold)) is None:
             return len(answers), 0
-        return len(answers), sum(not _same(row.get(name), row.get(gold)) for name in names)
+        return len(answers), sum(not same_label(row.get(name), row.get(gold)) for name in names)
 
     chosen = [row for row in rows if difference(row) > (1, 0)]
     chosen.sort(key=difference, reverse=True)
     return [
         {
             "text": [
-                (name, _cut(value))
+                (name, value)
                 for name, value in row.items()
-                if name not in hidden and value not in (None, "")
+                if name not in hidden and clean_label(value) is not None
             ],
-            "gold": row.get(gold) if gold is not None else None,
+            "gold": clean_label(row.get(gold)) if gold is not None else None,
             "answers": [
                 (
                     name,
-                    row.get(name),
-                    row.get(f"{name} probability"),
-                    gold is not None and _same(row.get(name), row.get(gold)),
+                    clean_label(row.get(name)),
+                    _probability(row, name),
+                    gold is not None and same_label(row.get(name), row.get(gold)),
                 )
                 for name in names
             ],
         }
         for row in chosen[:n]
     ]
-
-
-def _cut(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

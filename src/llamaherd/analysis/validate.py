@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamaherd.analysis.agreement import Bootstrap, Interval, alpha, kappa, share_of_agreement
+from llamaherd.analysis.tables import clean_label, require_columns, table_columns
 from llamaherd.errors import ConfigError, InputError
 
 __all__ = [
@@ -19,7 +21,8 @@ __all__ = [
     "AnnotatorScore",
     "ClassScore",
     "Validation",
-    "table_rows",
+    "check_gold",
+    "require_sklearn",
     "validate",
 ]
 
@@ -28,7 +31,8 @@ OTHER = "(other)"
 MISSING = "(missing)"
 """What stands for no answer: an empty cell, or a row that failed."""
 
-Interval = tuple[float, float]
+# A matrix of more would be larger than the table, and nobody could read it.
+_MAX_MATRIX_LABELS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class AnnotatorScore:
         n_other: Items whose answer is none of the labels.
         macro_f1: Mean F1 of the labels.
         classes: Scores by label.
-        confusion: Counts ``[gold][answer]``, by `Validation.labels`, then other, then missing.
+        confusion: Counts ``[gold][answer]``, by `Validation.labels`, then other, then missing;
+            empty if there are more than 500 labels.
     """
 
     accuracy: float
@@ -80,9 +85,10 @@ class Validation:
         n_items: Items in the table.
         n_gold: Items with a gold label.
         labels: The labels.
+        annotators: Those who were compared.
         scores: Scores by annotator; empty without gold labels.
-        kappas: Cohen's kappa of every pair, over the items that both answered; NaN if there are
-            none.
+        kappas: Cohen's kappa of every pair, over the items that both answered (answers that are
+            none of the labels are one class); NaN if there are none.
         alpha: Krippendorff's alpha (nominal) of all annotators, missing answers left out.
         alpha_interval: Bootstrap interval of it.
         agreement: Share of items on which all who answered agree.
@@ -92,19 +98,20 @@ class Validation:
     n_items: int
     n_gold: int
     labels: tuple[str, ...]
+    annotators: tuple[str, ...]
     scores: Mapping[str, AnnotatorScore]
     kappas: Mapping[tuple[str, str], float]
     alpha: float
     alpha_interval: Interval
     agreement: float
-    confidence: float = 0.95
-    annotators: tuple[str, ...] = field(default=())
+    confidence: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """Plain data, for JSON; None stands for what cannot be computed."""
         data = asdict(self)
         data["kappas"] = [{"a": a, "b": b, "kappa": kappa} for (a, b), kappa in self.kappas.items()]
-        return data
+        plain: dict[str, Any] = _without_nan(data)
+        return plain
 
     def __str__(self) -> str:
         lines = [f"{self.n_items} items, {self.n_gold} with a gold label"]
@@ -139,7 +146,7 @@ def validate(
 
     Args:
         table: A row per item: a pandas or polars frame, a list of mappings, or a mapping of
-            columns.
+            columns. `widen` makes one of a table with a row per item and annotator.
         annotators: Columns with labels. Default: all but `gold`.
         gold: Column with the right labels, if there is one.
         labels: The labels. Default: those in `gold`, or else all that occur.
@@ -149,90 +156,93 @@ def validate(
 
     Raises:
         ConfigError: A package of the extra ``analysis`` is missing, or an option is wrong.
-        InputError: A column does not exist, or there are no items.
+        InputError: A column does not exist, there are no items, or a gold label is none of the
+            labels.
     """
-    _require_packages()
-    columns = _columns(table)
+    require_sklearn()
+    columns = table_columns(table)
     names = [name for name in columns if name != gold] if annotators is None else list(annotators)
-    for name in [*names, *([gold] if gold is not None else [])]:
-        if name not in columns:
-            known = ", ".join(map(str, columns))
-            raise InputError(f"there is no column {name!r}; there are: {known}")
-    if not names:
-        raise ConfigError("there is no annotator: name columns with labels")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence is {confidence}; allowed: a number between 0 and 1")
+    _check_options(names, n_bootstrap, confidence)
+    require_columns(columns, [*names, *([gold] if gold is not None else [])])
     sources = [columns[gold]] if gold is not None else [columns[name] for name in names]
     known_labels = _label_set(labels, sources)
     codes = {name: _encode(columns[name], known_labels) for name in names}
     n_items = len(columns[names[0]])
     if n_items == 0:
         raise InputError("the table has no rows")
-    draws = np.random.default_rng(seed).integers(0, n_items, (n_bootstrap, n_items))
+    bootstrap = Bootstrap(np.random.default_rng(seed), n_bootstrap, confidence)
     scores: dict[str, AnnotatorScore] = {}
     n_gold = 0
     if gold is not None:
-        gold_codes = _encode(columns[gold], known_labels)
+        gold_codes = _gold_codes(columns[gold], known_labels, gold)
         n_gold = int((gold_codes >= 0).sum())
-        if not n_gold:
-            raise InputError(f"the column {gold!r} has no label")
-        scores = {
-            name: _score(gold_codes, codes[name], known_labels, draws, confidence) for name in names
-        }
+        scores = {name: _score(gold_codes, codes[name], known_labels, bootstrap) for name in names}
     table_codes = np.stack([codes[name] for name in names])
-    alpha, interval = _alpha(table_codes, draws[:200], confidence)
+    found_alpha, interval = alpha(table_codes, bootstrap)
     return Validation(
         n_items=n_items,
         n_gold=n_gold,
         labels=known_labels,
-        scores=scores,
-        kappas={(a, b): _kappa(codes[a], codes[b]) for a, b in itertools.combinations(names, 2)},
-        alpha=alpha,
-        alpha_interval=interval,
-        agreement=_agreement(table_codes),
-        confidence=confidence,
         annotators=tuple(names),
+        scores=scores,
+        kappas={(a, b): kappa(codes[a], codes[b]) for a, b in itertools.combinations(names, 2)},
+        alpha=found_alpha,
+        alpha_interval=interval,
+        agreement=share_of_agreement(table_codes),
+        confidence=confidence,
     )
 
 
-def table_rows(table: Any) -> list[dict[str, Any]]:
-    """The rows of a table of any kind that `validate` takes."""
-    columns = _columns(table)
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
+def check_gold(values: Sequence[Any], column: str, labels: Sequence[str] | None = None) -> None:
+    """Make sure before long work that answers can be compared with gold labels.
+
+    Args:
+        values: The gold labels.
+        column: Their column, for the message.
+        labels: The labels, if they are given.
+
+    Raises:
+        InputError: There is no gold label, or one that is none of the labels.
+    """
+    if all(clean_label(value) is None for value in values):
+        raise InputError(f"the column {column!r} has no label")
+    _gold_codes(values, _label_set(labels, [values]), column)
 
 
-# ── tables ──────────────────────────────────────────────────────────────────────────────────
+def require_sklearn() -> None:
+    """Make sure that what the statistics need is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "statistics need scikit-learn: pip install 'llamaherd[analysis]'"
+        ) from error
 
 
-def _columns(table: Any) -> dict[str, list[Any]]:
-    if isinstance(table, Mapping):
-        columns = {str(name): list(values) for name, values in table.items()}
-        if len({len(values) for values in columns.values()}) > 1:
-            raise InputError("the columns have different lengths")
-        return columns
-    if hasattr(table, "columns"):  # pandas and polars
-        return {str(name): list(table[name]) for name in table.columns}
-    rows = list(table)
-    if not all(isinstance(row, Mapping) for row in rows):
-        raise InputError("the table is no frame, list of mappings or mapping of columns")
-    names = dict.fromkeys(str(name) for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+# ── labels ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _clean(value: Any) -> str | None:
-    """A label as it is compared; None if it is missing."""
-    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
-    text = "" if is_missing or type(value).__name__ == "NAType" else str(value).strip()
-    return text or None
+def _check_options(names: Sequence[str], n_bootstrap: int, confidence: float) -> None:
+    if not names:
+        raise ConfigError("there is no annotator: name columns with labels")
+    repeated = next((name for name in names if list(names).count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"annotators has {repeated!r} more than once")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; allowed: a number between 0 and 1")
+    if n_bootstrap < 1:
+        raise ConfigError(f"n_bootstrap is {n_bootstrap}; allowed: 1 or more")
 
 
 def _label_set(labels: Sequence[str] | None, sources: Iterable[Sequence[Any]]) -> tuple[str, ...]:
     if labels is not None:
-        found = [text for label in labels if (text := _clean(label)) is not None]
+        found = [text for label in labels if (text := clean_label(label)) is not None]
     else:
-        cleaned = (_clean(value) for source in sources for value in source)
+        cleaned = (clean_label(value) for source in sources for value in source)
         found = sorted({text for text in cleaned if text is not None})
     by_key: dict[str, str] = {}
     for text in found:
@@ -245,11 +255,26 @@ def _label_set(labels: Sequence[str] | None, sources: Iterable[Sequence[Any]]) -
 def _encode(values: Sequence[Any], labels: Sequence[str]) -> NDArray[np.int64]:
     """Numbers of labels; ``len(labels)`` is another answer, -1 a missing one."""
     numbers = {label.casefold(): i for i, label in enumerate(labels)}
-    cleaned = (_clean(value) for value in values)
+    cleaned = (clean_label(value) for value in values)
     return np.array(
         [-1 if text is None else numbers.get(text.casefold(), len(labels)) for text in cleaned],
         dtype=np.int64,
     )
+
+
+def _gold_codes(values: Sequence[Any], labels: Sequence[str], column: str) -> NDArray[np.int64]:
+    """Numbers of the right labels, all of which must be known: no item is left out in silence."""
+    codes = _encode(values, labels)
+    if not (codes >= 0).any():
+        raise InputError(f"the column {column!r} has no label")
+    unknown = np.flatnonzero(codes == len(labels))
+    if len(unknown):
+        raise InputError(
+            f"the column {column!r} has {values[unknown[0]]!r} in row {unknown[0]} "
+            f"({len(unknown)} such rows), which is none of the labels: {', '.join(labels)}; "
+            "add it to the labels, or leave these rows out"
+        )
+    return codes
 
 
 # ── statistics ──────────────────────────────────────────────────────────────────────────────
@@ -259,24 +284,23 @@ def _score(
     gold: NDArray[np.int64],
     answers: NDArray[np.int64],
     labels: Sequence[str],
-    draws: NDArray[np.int64],
-    confidence: float,
+    bootstrap: Bootstrap,
 ) -> AnnotatorScore:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     n = len(labels)
-    has_gold = (gold >= 0) & (gold < n)
+    has_gold = gold >= 0
     shown = np.where(answers < 0, n + 1, answers)
-    is_right = (gold == answers).astype(float)
-    weights = has_gold[draws].sum(axis=1)
-    resampled = (is_right * has_gold)[draws].sum(axis=1) / np.maximum(1, weights)
+    accuracy = float((gold == answers)[has_gold].mean())
     precision, recall, f1, support = precision_recall_fscore_support(
         gold[has_gold], shown[has_gold], labels=range(n), zero_division=0.0
     )
-    matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))
+    matrix: Iterable[Iterable[int]] = ()
+    if n <= _MAX_MATRIX_LABELS:
+        matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))[:n]
     return AnnotatorScore(
-        accuracy=float(is_right[has_gold].mean()),
-        interval=_interval(resampled, confidence),
+        accuracy=accuracy,
+        interval=bootstrap.of_share(accuracy, int(has_gold.sum())),
         n_missing=int((answers[has_gold] < 0).sum()),
         n_other=int((answers[has_gold] == n).sum()),
         macro_f1=float(np.mean(f1)),
@@ -284,63 +308,13 @@ def _score(
             label: ClassScore(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, label in enumerate(labels)
         },
-        confusion=[[int(count) for count in row] for row in matrix[:n]],
+        confusion=[[int(count) for count in row] for row in matrix],
     )
 
 
-def _kappa(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    from sklearn.metrics import cohen_kappa_score
-
-    both = (a >= 0) & (b >= 0)
-    if not both.any():
-        return math.nan
-    if len(np.unique(np.concatenate([a[both], b[both]]))) == 1:
-        return 1.0  # everybody says the same always, for which the formula is 0 / 0
-    return float(cohen_kappa_score(a[both], b[both]))
-
-
-def _alpha(
-    codes: NDArray[np.int64], draws: NDArray[np.int64], confidence: float
-) -> tuple[float, Interval]:
-    import krippendorff
-
-    values = np.where(codes < 0, np.nan, codes.astype(float))
-
-    def alpha(part: NDArray[np.float64]) -> float:
-        seen = np.unique(part[~np.isnan(part)])
-        if len(part) < 2 or not len(seen):
-            return math.nan
-        if len(seen) == 1:
-            return 1.0
-        try:
-            # A resample in which pairs never differ is 0 / 0.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return float(krippendorff.alpha(part, level_of_measurement="nominal"))
-        except ValueError:  # no item was answered by two
-            return math.nan
-
-    resampled = np.array([alpha(values[:, draw]) for draw in draws])
-    return alpha(values), _interval(resampled[~np.isnan(resampled)], confidence)
-
-
-def _agreement(codes: NDArray[np.int64]) -> float:
-    highest = codes.max(axis=0)
-    lowest = np.where(codes < 0, np.iinfo(np.int64).max, codes).min(axis=0)
-    answered = (codes >= 0).sum(axis=0) > 1
-    return float((highest == lowest)[answered].mean()) if answered.any() else math.nan
-
-
-def _interval(values: NDArray[np.float64], confidence: float) -> Interval:
-    if not len(values):
-        return math.nan, math.nan
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _require_packages() -> None:
-    try:
-        import krippendorff  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'llamaherd[analysis]'") from error
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

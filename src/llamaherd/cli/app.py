@@ -405,6 +405,10 @@ def compare(
     prompt: Annotated[
         list[str] | None, typer.Option(metavar="TEMPLATE", help="What to ask; may be repeated")
     ] = None,
+    annotators: Annotated[
+        str,
+        typer.Option(metavar="A,B,...", help="Columns that hold answers already; runs no model"),
+    ] = "",
     labels: Annotated[str, typer.Option(metavar="A,B,...", help="Classify by these labels")] = "",
     instructions: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What to ask when classifying")
@@ -417,6 +421,7 @@ def compare(
     title: Annotated[str, typer.Option(metavar="TEXT", help="Of the report")] = "Comparison",
     max_batch_size: BatchOption = 32,
     accept_changes: AcceptOption = False,
+    retry_failed: RetryFailedOption = False,
     progress: ProgressOption = None,
 ) -> None:
     """Run models, or prompts, over the same rows, and write tables and a report.
@@ -429,8 +434,9 @@ def compare(
     options = CompareOptions(
         input=input,
         directory=output,
-        models=tuple(model or ("demo",)),
+        models=tuple(model or ()),
         prompts=tuple(prompt or ()),
+        annotators=split_names(annotators),
         labels=split_names(labels),
         instructions=instructions,
         gold=gold,
@@ -439,6 +445,7 @@ def compare(
         title=title,
         max_batch_size=max_batch_size,
         accept_changes=accept_changes,
+        retry_failed=retry_failed,
         progress=progress,
     )
     raise CommandEnded(compare_variants(options))
