@@ -244,6 +244,18 @@ def test_what_cannot_be(tmp_path: Path, processor: ParallelProcessor) -> None:
     assert precious.read_text() == "mine\n"
 
 
+def test_a_column_that_the_whole_table_lacks(tmp_path: Path, processor: ParallelProcessor) -> None:
+    """Said at once, before anything is written, so that the corrected command just runs."""
+    *files, frame, other, _, _ = write_inputs(tmp_path)
+    for i, source in enumerate([*files[:3], frame, other]):
+        output = tmp_path / f"out{i}.parquet"
+        with pytest.raises(InputError, match="no column 'land'; there are: country, n"):
+            run_job(source, output, model=processor, prompt="{land}?", config=GREEDY)
+        assert run_job(source, output, model=processor, prompt=ASK, config=GREEDY).n_done == 4
+        assert run_job(source, output, model=processor, prompt=ASK, config=GREEDY).n_done == 0
+    assert not list(tmp_path.glob("*.log.jsonl"))
+
+
 def test_odd_tables(tmp_path: Path, processor: ParallelProcessor) -> None:
     """Quotes, line breaks, a byte order mark, bad bytes and short rows in CSV."""
     source = tmp_path / "in.csv"

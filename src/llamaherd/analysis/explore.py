@@ -258,6 +258,7 @@ class _Watched:
         self._n_total = n_total
         self._is_shown = progress or (progress is None and is_interactive())
         self._speed = speed
+        self.columns = work.columns
         self.settings = work.settings
         self.go_on = work.go_on
 

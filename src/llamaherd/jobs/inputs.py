@@ -28,6 +28,7 @@ __all__ = [
     "count_rows",
     "read_rows",
     "read_source",
+    "table_columns",
 ]
 
 Source = str | PathLike[str] | Iterable[Any]
@@ -161,6 +162,21 @@ def count_rows(source: Source | None) -> int | None:
         if path.suffix.lower() in _TABLE_NAMES:
             return sum(1 for _ in csv.reader(_decoded(file, path.name), _dialect(path))) - 1
         return sum(bool(line.strip()) for line in file)
+
+
+def table_columns(source: Source) -> list[str] | None:
+    """Columns of a table whose rows all have the same; None for other sources."""
+    if not isinstance(source, (str, PathLike)):
+        columns = getattr(source, "columns", None)
+        return None if columns is None else [str(name) for name in columns]
+    path = Path(source)
+    kind = path.suffix.lower()
+    if source == "-" or kind not in _TABLE_NAMES:
+        return None
+    if kind == ".parquet":
+        return list(_parquet(path).schema_arrow.names)
+    with path.open("rb") as file:
+        return next(csv.reader(_decoded(file, path.name), _dialect(path)), [])
 
 
 # ── frames and iterables ────────────────────────────────────────────────────────────────────

@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from llamaherd.config import GenerationConfig
-from llamaherd.errors import OutputError
-from llamaherd.jobs.inputs import Source, StoppableRows, count_rows, read_source
+from llamaherd.errors import InputError, OutputError
+from llamaherd.jobs.inputs import (
+    Source,
+    StoppableRows,
+    count_rows,
+    read_source,
+    table_columns,
+)
 from llamaherd.jobs.log import JobLog, LineParser, parse_line, read_settings
 from llamaherd.jobs.outputs import check_format, is_log, log_path, write_table
 from llamaherd.jobs.prompts import PromptMaker, read_template
@@ -134,9 +140,11 @@ class Job:
 
         Raises:
             JobChanged: The output belongs to a job with other settings.
-            InputError: The source cannot be read to its end; rows before that are finished.
+            InputError: The table lacks a column, or cannot be read to its end; rows before that
+                are finished.
             OutputError: The output cannot be written; what is in the log stays.
         """
+        self._check_columns(work)
         if self._known is not None:
             work.go_on(self._known)
         settings = {
@@ -154,6 +162,7 @@ class Job:
             parse=self._form.parse,
         ) as log:
             if self._is_finished():
+                log.discard()
                 return JobSummary(self._output, is_complete=True)
             summary = JobSummary(self._output, n_before=log.n_done)
             began_s = time.perf_counter()
@@ -177,6 +186,15 @@ class Job:
 
     def _rows(self, log: JobLog) -> Iterator[NumberedRow]:
         return ((index, row) for index, row in self.rows if not log.is_done(index))
+
+    def _check_columns(self, work: Work) -> None:
+        """A column that a whole table lacks is better said at once than in every row."""
+        columns = table_columns(self._source)
+        if columns is None:
+            return
+        missing = sorted(work.columns - {*columns, "text"})
+        if missing:
+            raise InputError(f"no column {missing[0]!r}; there are: {', '.join(columns)}")
 
     def _is_finished(self) -> bool:
         """Whether a table was written and its log removed, since no row failed."""
@@ -304,6 +322,7 @@ class _Shown:
     def __init__(self, work: Work, n_total: int | None) -> None:
         self._work = work
         self._n_total = n_total
+        self.columns = work.columns
         self.settings = work.settings
         self.go_on = work.go_on
 

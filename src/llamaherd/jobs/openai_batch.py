@@ -55,6 +55,7 @@ class BatchAnswers:
     """
 
     def __init__(self, processor: ParallelProcessor, *, max_tokens: int) -> None:
+        self.columns = frozenset[str]()
         self._processor = processor
         self._max_tokens = max_tokens
         self._seed = draw_seed()

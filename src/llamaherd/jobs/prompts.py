@@ -144,6 +144,11 @@ class PromptMaker:
         elif template is not None:
             self._plain = model.raw_template(template.jinja)
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns that every row needs."""
+        return self._template.columns if self._template is not None else frozenset()
+
     def settings(self) -> dict[str, Any]:
         """What decides about the prompts, as plain data."""
         return {
@@ -212,6 +217,11 @@ class TextMaker:
         self._parts = template.parts if template is not None else ()
         self._sandbox = TemplateSandbox()
         self._template = self._sandbox.from_string(template.jinja if template is not None else "")
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns that every row needs."""
+        return self._source.columns if self._source is not None else frozenset()
 
     def of(self, row: InputRow) -> str:
         """The text of a row.

@@ -51,6 +51,9 @@ class Outcome:
 class Work(Protocol):
     """Something to do with the rows of a table."""
 
+    columns: frozenset[str]
+    """Columns that every row needs."""
+
     def settings(self) -> dict[str, Any]:
         """What decides about the results, as plain data."""
         ...
@@ -87,6 +90,7 @@ class Answers:
     ) -> None:
         if config.n != 1:
             raise ConfigError(f"n is {config.n}; a job gives one answer per row")
+        self.columns = prompts.columns
         self._processor = processor
         self._prompts = prompts
         self._ordered = ordered
@@ -145,6 +149,7 @@ class Labels:
     def __init__(
         self, classifier: Classifier, texts: TextMaker, settings: Mapping[str, Any]
     ) -> None:
+        self.columns = texts.columns
         self._classifier = classifier
         self._texts = texts
         self._settings = {"task": "classify", **settings}
