@@ -166,6 +166,8 @@ def test_labels_that_frames_write_as_numbers() -> None:
     table = pandas.DataFrame({"gold": [1, 2, 1], "a": [1, 2, None]})
     score = validate(table, gold="gold").scores["a"]
     assert (score.accuracy, score.n_missing, score.n_other) == (pytest.approx(2 / 3), 1, 0)
+    arrays = {"gold": np.array([1, 2]), "a": np.array([1.0, 2.0], dtype=np.float32)}
+    assert validate(arrays, gold="gold").scores["a"].accuracy == 1.0
 
 
 def test_intervals_are_those_of_resampled_items() -> None:
@@ -392,18 +394,35 @@ def test_many_labels_and_long_answers_stay_readable(tmp_path: Path) -> None:
     assert len(target.read_bytes()) < 60_000
 
 
-@given(st.text(max_size=40), st.text(min_size=1, max_size=20))
+EVIL = "</td></title></style></svg><script>x</script><img src=x onerror=y>"
+
+
+@given(st.text(max_size=40), st.text(max_size=20))
 @settings(max_examples=25, deadline=None)
 def test_data_cannot_break_out_of_the_page(tmp_path_factory: Any, text: str, label: str) -> None:
-    evil = f"</td><script>x</script><img src=x onerror=y>{text}"
+    name = f"m{label}{EVIL}"
     rows = [
-        {"note": evil, "gold": "a", f"m{label}<i>": evil, "n": "a"},
-        {"note": text, "gold": "b", f"m{label}<i>": "b", "n": "a"},
+        {"note": EVIL + text, text + EVIL: text, "gold": gold, name: answer, "n": "a"}
+        for gold, answer in [("a", EVIL + text), ("b", "b"), (label + EVIL, None)]
     ]
+    # Enough of them for every chart.
+    rows = [{**row, f"{name} probability": 0.5, "n probability": 0.9} for row in rows * 7]
     target = tmp_path_factory.mktemp("page") / "report.html"
-    report(rows, target, gold="gold", annotators=[f"m{label}<i>", "n"])
+    report(rows, target, gold="gold", annotators=[name, "n"], title=EVIL)
     page = Page(target.read_text())
-    assert "script" not in page.tags and "img" not in page.tags
+    assert "Calibration" in page.text and "<script>" in page.text
+    assert not {"script", "img"} & set(page.tags)
+
+
+def test_names_and_prompts_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    prompts = {f"{EVIL} 1": "{text}" + EVIL, f"{EVIL} 2": EVIL + "{text}"}
+    rows = [{"text": text, EVIL: EVIL} for _, _, text in NEWS]
+    found = explore(["demo"], rows, tmp_path / "out", prompts=prompts, labels=["a", EVIL])
+    report(found, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert {"speed", "settings", "confidence"} <= set(page.ids)
+    assert page.text.count(EVIL) > 10
+    assert not {"script", "img"} & set(page.tags)
 
 
 def test_the_compare_command(tmp_path: Path, news: Path) -> None:

@@ -107,6 +107,8 @@ def clean_label(value: Any) -> str | None:
     """A label as it is shown: without surrounding white space; None if it is missing."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
+    if hasattr(value, "item"):  # numpy's scalars
+        value = value.item()
     if isinstance(value, float):
         if math.isnan(value):
             return None
