@@ -203,6 +203,18 @@ def test_failed_rows_alone_run_again(tmp_path: Path, processor: ParallelProcesso
     assert read(output)[1]["text"] == "The capital of Spain is Madrid."
 
 
+def test_a_table_is_in_the_order_of_the_input(tmp_path: Path, processor: ParallelProcessor) -> None:
+    """Whatever the order of the log, as after failed rows ran again."""
+    output = tmp_path / "out.csv"
+    source = tmp_path / "in.jsonl"
+    source.write_text("{\n" + "".join(f'{{"country": "land {i}"}}\n' for i in range(1, 40)))
+    run_job(source, output, model=processor, prompt=ASK, config=GREEDY)
+    source.write_text("".join(f'{{"country": "land {i}"}}\n' for i in range(40)))
+    run_job(source, output, model=processor, prompt=ASK, config=GREEDY,
+            retry_failed=True, accept_changes=True)  # fmt: skip
+    assert [row["country"] for row in read(output)] == [f"land {i}" for i in range(40)]
+
+
 def test_two_at_the_same_time(tmp_path: Path, processor: ParallelProcessor) -> None:
     output = tmp_path / "out.jsonl"
     has_begun, may_end = threading.Event(), threading.Event()

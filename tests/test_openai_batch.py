@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from openai.types import Completion
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from cli_process import llamaherd, records
@@ -105,6 +105,29 @@ def test_a_wrong_line_fails_alone(tmp_path: Path) -> None:
         assert message in rows[name]["error"]["message"]
     assert "line 2: not JSON" in rows[None]["error"]["message"]
     assert "9 rows failed" in said
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    code, rows, _ = run(
+        tmp_path,
+        [
+            request("one", "/v1/embeddings", input="The cup is ours."),
+            request("two", "/v1/embeddings", input=["Shares rose.", "The cup is ours."]),
+            request("bad", "/v1/embeddings", input=["fine", ""]),
+            request("other"),
+            request("odd", "/v1/embeddings", input=5),
+        ],
+    )
+    assert code == 2 and len(rows) == 5
+    one, two = (
+        CreateEmbeddingResponse.model_validate(rows[name]["response"]["body"], strict=True)
+        for name in ("one", "two")
+    )
+    assert len(two.data) == 2 and two.usage.total_tokens > 0
+    cosine = sum(a * b for a, b in zip(one.data[0].embedding, two.data[1].embedding, strict=True))
+    assert cosine > 0.999
+    for name, message in (("bad", "empty"), ("other", "no other requests"), ("odd", "a text")):
+        assert message in rows[name]["error"]["message"]
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:

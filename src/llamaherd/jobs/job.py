@@ -208,7 +208,7 @@ class Job:
     def _finish(self, log: JobLog, summary: JobSummary) -> None:
         if is_log(self._output) or not summary.is_complete:
             return
-        write_table(_Lines(log), self._output)
+        write_table(self._log_path, self._output)
         if summary.n_failed == 0:
             log.discard()
 
@@ -333,16 +333,6 @@ class _Shown:
             self._n_total,
             lambda o: (o.prompt_tokens + o.generated_tokens, o.error is None),
         )
-
-
-class _Lines:
-    """The lines of a log, which can be iterated again."""
-
-    def __init__(self, log: JobLog) -> None:
-        self._log = log
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._log.lines()
 
 
 def record_of(outcome: Outcome) -> dict[str, Any]:

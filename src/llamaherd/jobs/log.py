@@ -144,11 +144,6 @@ class JobLog:
         self._is_dirty = True
         self._mark(index, success)
 
-    def lines(self) -> Iterator[bytes]:
-        """All lines, as they were appended."""
-        with self._path.open("rb") as file:
-            yield from file
-
     def close(self) -> None:
         """Bring everything to the disk. May be called twice.
 

@@ -5,6 +5,7 @@ https://platform.openai.com/docs/guides/batch
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from llamaherd.engine.seeds import draw_seed
 from llamaherd.errors import ConfigError, InputError, LlamaherdError
 from llamaherd.jobs.inputs import InputRow
 from llamaherd.jobs.job import RecordForm
+from llamaherd.jobs.openai_embeddings import embedding_outcomes
 from llamaherd.jobs.work import NumberedRow, Outcome
 from llamaherd.models.model import Prompt
 from llamaherd.processing.parallel import ParallelProcessor
@@ -25,6 +27,7 @@ from llamaherd.results import GenerationResult, RowError, TokenLogprob
 __all__ = ["BATCH_FORM", "BatchAnswers"]
 
 _CHAT, _COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+_EMBEDDINGS = "/v1/embeddings"
 # Without an effect on the answer.
 _IGNORED = frozenset({"metadata", "model", "service_tier", "store", "stream_options", "user"})
 _SAME = ("temperature", "top_p", "seed", "n", "presence_penalty", "frequency_penalty")
@@ -69,7 +72,17 @@ class BatchAnswers:
         self._seed = settings.get("seed", self._seed)
 
     def outcomes(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
-        """Answer the requests."""
+        """Answer the requests. A file that begins with an embedding has only those."""
+        first = next(rows, None)
+        if first is None:
+            return
+        rows = itertools.chain([first], rows)
+        if first[1].fields.get("url") == _EMBEDDINGS:
+            yield from embedding_outcomes(self._processor.model, rows)
+        else:
+            yield from self._answers(rows)
+
+    def _answers(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
         in_work: dict[int, _Gathered] = {}
 
         def prompts() -> Iterator[NumberedPrompt]:
@@ -107,6 +120,8 @@ class BatchAnswers:
         if not isinstance(body, dict):
             raise InputError(f'{row.where}: "body" is not an object')
         url = fields.get("url")
+        if url == _EMBEDDINGS:
+            raise InputError(f"{row.where}: embeddings need a file of their own")
         if url not in (_CHAT, _COMPLETIONS):
             raise InputError(f'{row.where}: "url" is {url!r}; allowed: {_CHAT}, {_COMPLETIONS}')
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llamaherd.errors import ConfigError, OutputError
+from llamaherd.jobs.log import parse_line
 
 __all__ = ["check_format", "is_log", "log_path", "write_table"]
 
@@ -46,11 +48,11 @@ def check_format(output: Path) -> None:
         raise OutputError(f"cannot write {output}: there is no folder {output.parent}")
 
 
-def write_table(lines: Iterable[bytes], output: Path) -> None:
+def write_table(log: Path, output: Path) -> None:
     """Write the records of a log as a table, in the order of the input, as a whole or not at all.
 
     Args:
-        lines: Gives the log's lines; iterated several times.
+        log: The log.
         output: ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``, which has one answer per line.
 
     Raises:
@@ -59,7 +61,7 @@ def write_table(lines: Iterable[bytes], output: Path) -> None:
     write = {".csv": _write_csv, ".tsv": _write_csv, ".parquet": _write_parquet, ".txt": _write_txt}
     new = output.with_name(output.name + ".tmp")
     try:
-        write[output.suffix.lower()](lines, new, output)
+        write[output.suffix.lower()](_Records(log), new, output)
         new.replace(output)
     except OSError as error:
         new.unlink(missing_ok=True)
@@ -69,18 +71,29 @@ def write_table(lines: Iterable[bytes], output: Path) -> None:
         ) from error
 
 
-def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Records in the order of the input, which rows end nearly in: a few are held at a time."""
-    held: dict[int, dict[str, Any]] = {}
-    n_next = 0
-    for line in lines:
-        record = json.loads(line)
-        held[record["index"]] = record
-        while n_next in held:
-            yield held.pop(n_next)
-            n_next += 1
-    for index in sorted(held):
-        yield held[index]
+class _Records:
+    """Records in the order of the input; only their places in the log are held in memory."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._places = array("q")
+        with log.open("rb") as file:
+            place = 0
+            for line in file:
+                parsed = parse_line(line)
+                if parsed is not None:
+                    index = parsed[0]
+                    if index >= len(self._places):
+                        self._places.extend([-1] * (index + 1 - len(self._places)))
+                    self._places[index] = place
+                place += len(line)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self._log.open("rb") as file:
+            for place in self._places:
+                if place >= 0:
+                    file.seek(place)
+                    yield json.loads(file.readline())
 
 
 def _flat(value: Any) -> Any:
@@ -90,10 +103,10 @@ def _flat(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
-def _column_kinds(lines: Iterable[bytes]) -> dict[str, str]:
+def _column_kinds(records: Iterable[dict[str, Any]]) -> dict[str, str]:
     """All columns, in the order in which they are met, and what is in them."""
     kinds: dict[str, str] = {}
-    for record in _records(lines):
+    for record in records:
         for name, value in record.items():
             kind = _kind(_flat(value))
             known = kinds.setdefault(name, kind)
@@ -116,23 +129,23 @@ def _common_kind(a: str, b: str) -> str:
     return high if low == "null" or (low, high) == ("int", "float") else "text"
 
 
-def _write_csv(lines: Iterable[bytes], new: Path, output: Path) -> None:
-    names = list(_column_kinds(lines))
+def _write_csv(records: Iterable[dict[str, Any]], new: Path, output: Path) -> None:
+    names = list(_column_kinds(records))
     dialect = csv.excel_tab if output.suffix.lower() == ".tsv" else csv.excel
     with new.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, dialect)
         writer.writerow(names)
-        for record in _records(lines):
+        for record in records:
             writer.writerow([_flat(record.get(name)) for name in names])
 
 
-def _write_txt(lines: Iterable[bytes], new: Path, output: Path) -> None:
+def _write_txt(records: Iterable[dict[str, Any]], new: Path, output: Path) -> None:
     with new.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for record in _records(lines):
+        for record in records:
             file.write(" ".join(str(record.get("text") or "").split()) + "\n")
 
 
-def _write_parquet(lines: Iterable[bytes], new: Path, output: Path) -> None:
+def _write_parquet(records: Iterable[dict[str, Any]], new: Path, output: Path) -> None:
     pyarrow, parquet = _pyarrow()
     types = {
         "null": pyarrow.string(),
@@ -141,11 +154,11 @@ def _write_parquet(lines: Iterable[bytes], new: Path, output: Path) -> None:
         "float": pyarrow.float64(),
         "text": pyarrow.string(),
     }
-    kinds = _column_kinds(lines)
+    kinds = _column_kinds(records)
     schema = pyarrow.schema([(name, types[kind]) for name, kind in kinds.items()])
     with parquet.ParquetWriter(new, schema) as writer:
         batch: list[dict[str, Any]] = []
-        for record in _records(lines):
+        for record in records:
             batch.append({name: _cell(record.get(name), kind) for name, kind in kinds.items()})
             if len(batch) == _BATCH_ROWS:
                 writer.write_table(pyarrow.Table.from_pylist(batch, schema))
