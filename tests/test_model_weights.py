@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,3 +138,33 @@ def test_the_library_tells_about_itself(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.records == []
     library._warn_if_untested("0.2.90")
     assert "outside the tested range" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("compiler", "features", "is_broken"),
+    [
+        (b"GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", ["AVX2", "AMX_INT8"], True),
+        (b"GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", ["AVX2"], False),
+        (b"GCC: (GNU) 11.2.1 20220127", ["AMX_INT8"], True),
+        (b"GCC: (Ubuntu 12.4.0-1) 12.4.0", ["AMX_INT8"], False),
+        (b"GCC: (Ubuntu 13.2.0-23) 13.2.0", ["AMX_INT8"], True),
+        (b"GCC: (Debian 14.2.0-19) 14.2.0", ["AMX_INT8"], False),
+        (b"clang version 18.1.8", ["AMX_INT8"], False),
+    ],
+)
+def test_amx_is_left_out_where_the_compiler_broke_it(
+    compiler: bytes,
+    features: list[str],
+    is_broken: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """llama.cpp would end the process at the first quantized product."""
+    (tmp_path / "libggml-cpu.so").write_bytes(b"\x7fELF code\x00" + compiler + b"\x00")
+    monkeypatch.setattr(library, "libggml", SimpleNamespace(_name=str(tmp_path / "libggml.so")))
+    monkeypatch.setattr(library, "cpu_features", lambda: features)
+    library.has_broken_amx.cache_clear()
+    try:
+        assert library.has_broken_amx() is is_broken
+    finally:
+        library.has_broken_amx.cache_clear()

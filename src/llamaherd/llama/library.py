@@ -8,6 +8,7 @@ one per process, so the highest verbosity that was asked for counts.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.metadata
 import logging
 import re
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from llamaherd.llama.binding import C, libggml
 
@@ -26,6 +28,7 @@ __all__ = [
     "cpu_features",
     "devices",
     "ensure_started",
+    "has_broken_amx",
     "library_version",
     "supports_gpu_offload",
 ]
@@ -35,6 +38,9 @@ logger = logging.getLogger(__name__)
 # Releases of llama-cpp-python that the tests ran against; their structures change often.
 TESTED_FROM = (0, 3, 36)
 TESTED_BEFORE = (0, 4)
+
+# Minor versions of GCC that store the whole configuration of AMX tiles, by major version.
+_AMX_FIXED_IN = {11: 5, 12: 4, 13: 3}
 
 # ggml_log_level.
 _DEBUG, _INFORMATION, _WARNING, _ERROR, _CONTINUATION = 1, 2, 3, 4, 5
@@ -102,6 +108,23 @@ def library_version() -> str:
 def supports_gpu_offload() -> bool:
     """Whether this build of llama.cpp can compute on a GPU."""
     return bool(C.llama_supports_gpu_offload())
+
+
+@functools.cache
+def has_broken_amx() -> bool:
+    """Whether this build of llama.cpp ends the process as soon as it uses AMX.
+
+    GCC before 11.5, 12.4 and 13.3 drops most of the tile configuration that llama.cpp stores, and
+    the processor refuses what is left (GCC bug 114098). The compiler's name is in the library.
+    """
+    if "AMX_INT8" not in cpu_features():
+        return False
+    for path in Path(libggml._name).parent.glob("libggml-cpu*.so"):
+        found = re.search(rb"GCC: \([^)]*\) (\d+)\.(\d+)", path.read_bytes())
+        if found is not None:
+            major, minor = int(found[1]), int(found[2])
+            return major < 14 and minor < _AMX_FIXED_IN.get(major, sys.maxsize)
+    return False
 
 
 def cpu_features() -> list[str]:

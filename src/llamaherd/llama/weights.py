@@ -20,7 +20,12 @@ from typing_extensions import Self
 from llamaherd.errors import ConfigError, ModelLoadError
 from llamaherd.llama.binding import C
 from llamaherd.llama.gguf_file import ModelSizes, check_model_file, read_header
-from llamaherd.llama.library import collect_errors, ensure_started, supports_gpu_offload
+from llamaherd.llama.library import (
+    collect_errors,
+    ensure_started,
+    has_broken_amx,
+    supports_gpu_offload,
+)
 
 __all__ = ["LoraSource", "ModelFacts", "Weights"]
 
@@ -198,6 +203,9 @@ def _model_params(gpu_layers: int, vocab_only: bool, use_mmap: bool) -> Any:
     params = C.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     params.vocab_only = vocab_only
+    if has_broken_amx():
+        # AMX is one of the "extra" buffer types, which can be left out only together.
+        params.use_extra_bufts = False
     if not use_mmap:
         # Recent releases have one setting for all ways of loading, older ones a flag.
         if hasattr(params, "load_mode"):
