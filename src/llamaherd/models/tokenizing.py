@@ -114,13 +114,22 @@ class BatchTokenizer:
         return ids
 
     def surround(self, ids: list[int]) -> list[int]:
-        """Put BOS in front and EOS at the end where the model wants them."""
-        vocabulary = self.vocabulary
-        if vocabulary.adds_bos and vocabulary.bos is not None:
-            ids = [vocabulary.bos, *ids]
-        if vocabulary.adds_eos and vocabulary.eos is not None:
-            ids = [*ids, vocabulary.eos]
-        return ids
+        """Put around a text what the model wants there."""
+        before, after = self.frame
+        return [*before, *ids, *after]
+
+    @functools.cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Tokens that the model wants before and after a text, such as BERT's [CLS] and [SEP].
+
+        They are learned from a text, since llama.cpp tells BOS and EOS but not all others.
+        """
+        bare = self.vocabulary.tokenize("a", add_bos=False)
+        whole = self.vocabulary.tokenize("a")
+        for i in range(len(whole) - len(bare) + 1):
+            if whole[i : i + len(bare)] == bare:
+                return whole[:i], whole[i + len(bare) :]
+        return [], []
 
     @property
     def knows_words(self) -> bool:
