@@ -50,9 +50,9 @@ size_t tiles_bytes(const Matrix& matrix) {
 // each with some of the outputs. Either way a row's own arithmetic is the same.
 class Context::Work {
   public:
-    Work(Context& context, const Step& step, float* logits, size_t stride)
+    Work(Context& context, const Step& step, float* out, size_t stride)
         : c_(context), model_(context.model_), shape_(context.model_.shape()),
-          kernels_(context.model_.kernels()), step_(step), logits_(logits), stride_(stride),
+          kernels_(context.model_.kernels()), step_(step), out_(out), stride_(stride),
           n_rows_(int(step.tokens.size())) {
         const int n_threads = c_.pool_.size();
         is_split_by_rows_ = n_rows_ >= kBlockRows * n_threads;
@@ -77,7 +77,8 @@ class Context::Work {
                 if (layer < last) project(team, rows, layer + 1);
             });
         }
-        predict(thread);
+        if (step_.wants_hidden) give_hidden(thread);
+        else predict(thread);
     }
 
   private:
@@ -181,7 +182,9 @@ class Context::Work {
         });
     }
 
+    // What a part of a layer takes: a decoder normalizes before, an encoder after each part.
     const float* normed(int thread, int row, const Buffer& weight) const {
+        if (shape_.is_encoder) return x(row);
         float* out = row_buffer(thread);
         kernels_.rms_norm(x(row), weight.floats(), shape_.n_embd, shape_.norm_eps, out);
         return out;
@@ -243,11 +246,26 @@ class Context::Work {
         });
     }
 
+    void normalize(const Team& team, const Rows& rows, const Buffer& weight,
+                   const Buffer& bias) const {
+        team.each(rows.size(), [&](int i) {
+            float* row = x(rows.first + i);
+            kernels_.layer_norm(row, weight.floats(), bias.floats(), shape_.n_embd, shape_.norm_eps,
+                                row);
+        });
+    }
+
     // ── stages of a layer ───────────────────────────────────────────────────────────────
 
     void embed(const Team& team, const Rows& rows) const {
         team.each(rows.size(), [&](int i) {
             const int row = rows.first + i;
+            if (shape_.is_encoder) {
+                model_.embed(step_.tokens[row], positions_[row], step_.token_types[row], x(row));
+                kernels_.layer_norm(x(row), model_.embedding_norm(), model_.embedding_norm_bias(),
+                                    shape_.n_embd, shape_.norm_eps, x(row));
+                return;
+            }
             model_.embed(step_.tokens[row], x(row));
             const auto& kinds = c_.options_.rope_frequencies;
             for (int kind = 0; kind < int(kinds.size()); kind++) {
@@ -340,7 +358,7 @@ class Context::Work {
     }
 
     size_t layer_offset(int index) const {
-        return KvHeadBlock::n_bytes(shape_.head_dim) * shape_.n_head_kv * index;
+        return KvHeadBlock::n_bytes(shape_.head_dim) * shape_.n_head_kv * (index % shape_.n_kv_layers());
     }
 
     void store_kv(const float* key, const float* value, uint8_t* block, int place) const {
@@ -377,7 +395,7 @@ class Context::Work {
             const int head = task.kv_head * group + (task.first + i) % group;
             tile.queries[i] = query(row, head);
             tile.query_scales[i] = c_.query_scales_.floats()[size_t(row) * shape_.n_head + head];
-            tile.n_keys[i] = positions_[row] + 1;
+            tile.n_keys[i] = shape_.is_encoder ? chunk.n_rows : positions_[row] + 1;
             tile.first_key[i] = window ? std::max(0, tile.n_keys[i] - window) : 0;
             tile.outputs[i] = attended(row) + head * shape_.head_dim;
         }
@@ -395,7 +413,31 @@ class Context::Work {
         const Layer& layer = model_.layer(index);
         encode(team, rows, layer.output, 0, [&](int row) { return attended(row); });
         add_product(team, rows, layer.output, layer.output_bias, layer.post_attention_norm);
-        feed_forward(team, rows, layer);
+        if (shape_.is_encoder) {
+            normalize(team, rows, layer.attention_norm, layer.attention_norm_bias);
+            feed_forward_ungated(team, rows, layer);
+            normalize(team, rows, layer.ffn_norm, layer.ffn_norm_bias);
+        } else {
+            feed_forward(team, rows, layer);
+        }
+    }
+
+    void feed_forward_ungated(const Team& team, const Rows& rows, const Layer& layer) const {
+        alignas(64) float ones[kTileRows * kPanel];
+        std::fill(std::begin(ones), std::end(ones), 1.0f);
+        encode(team, rows, layer.up, 0, [&](int row) { return x(row); });
+        multiply(team, rows, {&layer.up}, 0, [&](int, int i, int n, int output, float* sums) {
+            for (int r = 0; r < n && layer.up_bias.bytes(); r++) {
+                add_panel(sums + r * kPanel, layer.up_bias.floats() + output);
+            }
+            kernels_.gate(shape_.gate, sums, ones, n * kPanel, sums);
+            for (int r = 0; r < n; r++) {
+                std::memcpy(hidden(rows.scratch + i + r) + output, sums + r * kPanel, kPanel * 4);
+            }
+        });
+        encode(team, rows, layer.down, 0,
+               [&](int row) { return hidden(rows.scratch + row - rows.first); });
+        add_product(team, rows, layer.down, layer.down_bias, Buffer());
     }
 
     void feed_forward(const Team& team, const Rows& rows, const Layer& layer) const {
@@ -418,6 +460,18 @@ class Context::Work {
         add_product(team, rows, layer.down, Buffer(), layer.post_ffn_norm);
     }
 
+    void give_hidden(int thread) const {
+        c_.pool_.share(thread, int(step_.outputs.size()), [&](int i) {
+            const float* states = x(step_.outputs[i]);
+            if (!shape_.is_encoder) {
+                float* out = row_buffer(thread);
+                kernels_.rms_norm(states, model_.output_norm(), shape_.n_embd, shape_.norm_eps, out);
+                states = out;
+            }
+            std::memcpy(out_ + stride_ * i, states, size_t(shape_.n_embd) * sizeof(float));
+        });
+    }
+
     // Logits of the rows that want them, some rows at a time.
     void predict(int thread) const {
         const int n_outputs = int(step_.outputs.size());
@@ -433,7 +487,7 @@ class Context::Work {
             });
             const auto store = [&](int, int i, int n, int output, float* sums) {
                 for (int r = 0; r < n; r++) {
-                    float* out = logits_ + stride_ * (first + i + r) + output;
+                    float* out = out_ + stride_ * (first + i + r) + output;
                     std::memcpy(out, sums + r * kPanel, kPanel * 4);
                     if (shape_.logit_softcap > 0) cap(out);
                 }
@@ -452,7 +506,7 @@ class Context::Work {
     const Shape& shape_;
     const Kernels& kernels_;
     const Step& step_;
-    float* logits_;
+    float* out_;
     size_t stride_;
     int n_rows_;
     bool is_split_by_rows_;
@@ -501,10 +555,10 @@ Context::Context(const Model& model, ContextOptions options)
     scores_ = floats(n_threads * kScoreRows, round_up(options_.max_tokens, kKvBlock));
 }
 
-void Context::execute(const Step& step, float* logits, size_t stride) {
+void Context::execute(const Step& step, float* out, size_t stride) {
     check(step, stride);
     if (step.tokens.empty()) return;
-    Work work(*this, step, logits, stride);
+    Work work(*this, step, out, stride);
     pool_.run([&](int thread) { work.run(thread); });
 }
 
@@ -529,9 +583,15 @@ void Context::check(const Step& step, size_t stride) const {
     };
     const int n_rows = int(step.tokens.size());
     expect(n_rows <= options_.max_rows, "more tokens than a step may have");
-    expect(stride % kPanel == 0 && stride >= size_t(model_.shape().n_vocab), "logits are too narrow");
+    const Shape& shape = model_.shape();
+    if (step.wants_hidden) {
+        expect(stride >= size_t(shape.n_embd), "hidden states are too narrow");
+    } else {
+        expect(!shape.is_encoder, "an encoder has no logits");
+        expect(stride % kPanel == 0 && stride >= size_t(shape.n_vocab), "logits are too narrow");
+    }
     for (int token : step.tokens) {
-        expect(token >= 0 && token < model_.shape().n_vocab, "a token is not in the vocabulary");
+        expect(token >= 0 && token < shape.n_vocab, "a token is not in the vocabulary");
     }
     int next = 0;
     for (const Chunk& chunk : step.chunks) {
@@ -545,8 +605,25 @@ void Context::check(const Step& step, size_t stride) const {
         }
     }
     expect(next == n_rows, "chunks do not cover the tokens");
-    expect(int(step.outputs.size()) <= options_.max_outputs, "more outputs than a step may have");
+    const int max_outputs = step.wants_hidden ? options_.max_rows : options_.max_outputs;
+    expect(int(step.outputs.size()) <= max_outputs, "more outputs than a step may have");
     for (int row : step.outputs) expect(row >= 0 && row < n_rows, "an output is no row of the step");
+    if (shape.is_encoder) check_encoding(step);
+}
+
+void Context::check_encoding(const Step& step) const {
+    const Shape& shape = model_.shape();
+    const auto expect = [](bool holds, const char* problem) {
+        if (!holds) throw std::invalid_argument(problem);
+    };
+    expect(step.token_types.size() == step.tokens.size(), "a token type for each token");
+    for (int type : step.token_types) {
+        expect(type >= 0 && type < shape.n_token_types, "there is no such token type");
+    }
+    for (const Chunk& chunk : step.chunks) {
+        expect(chunk.start == 0, "an encoder takes a text at once");
+        expect(chunk.n_rows <= shape.n_positions, "a text is longer than the encoder's positions");
+    }
 }
 
 }  // namespace llamaherd

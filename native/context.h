@@ -33,8 +33,10 @@ struct Chunk {
 
 struct Step {
     std::vector<int32_t> tokens;
+    std::vector<int32_t> token_types;  // for an encoder; otherwise empty
     std::vector<Chunk> chunks;
-    std::vector<int32_t> outputs;  // rows whose logits are wanted
+    std::vector<int32_t> outputs;      // rows whose logits, or hidden states, are wanted
+    bool wants_hidden = false;
 };
 
 // What a step's time goes to, with the waiting for other threads at the end of each.
@@ -45,9 +47,10 @@ class Context {
     // Throws std::bad_alloc, std::runtime_error (threads) or std::invalid_argument.
     Context(const Model& model, ContextOptions options);
 
-    // Computes a step; row i of `logits` (`stride` floats apart, a multiple of 16 and at least
-    // the vocabulary) is for outputs[i]. Throws std::invalid_argument if the step does not fit.
-    void execute(const Step& step, float* logits, size_t stride);
+    // Computes a step; row i of `out` is for outputs[i]. Rows are `stride` floats apart: for
+    // logits a multiple of 16 and at least the vocabulary, for hidden states at least their width.
+    // Throws std::invalid_argument if the step does not fit.
+    void execute(const Step& step, float* out, size_t stride);
 
     void copy_block(int from, int to);
 
@@ -58,6 +61,7 @@ class Context {
     class Work;
 
     void check(const Step& step, size_t stride) const;
+    void check_encoding(const Step& step) const;
 
     const Model& model_;
     const ContextOptions options_;

@@ -103,6 +103,9 @@ struct Kernels {
                      int n_rows, float* out);
     // out = x / rms(x) * weight. Arrays are padded with zeros to a multiple of 16.
     void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
+    // out = (x - mean(x)) / deviation(x) * weight + bias, for n a multiple of 16.
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, int n, float eps,
+                       float* out);
     // x += y, for n padded to a multiple of 16.
     void (*add)(float* x, const float* y, int n);
     // Turns the pairs (i, i + n_pairs) of a head by their angles.

@@ -423,6 +423,24 @@ void rms_norm(const float* x, const float* weight, int n, float eps, float* out)
     }
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, int n, float eps,
+                float* out) {
+    __m256 sum = _mm256_setzero_ps(), squares = _mm256_setzero_ps();
+    for (int i = 0; i < n; i += kLanes) sum = _mm256_add_ps(sum, _mm256_loadu_ps(x + i));
+    const __m256 mean = _mm256_set1_ps(sum_of_lanes(sum) / float(n));
+    for (int i = 0; i < n; i += kLanes) {
+        const __m256 v = _mm256_sub_ps(_mm256_loadu_ps(x + i), mean);
+        squares = _mm256_fmadd_ps(v, v, squares);
+    }
+    const float variance = sum_of_lanes(squares) / float(n);
+    const __m256 factor = _mm256_set1_ps(1.0f / __builtin_sqrtf(variance + eps));
+    for (int i = 0; i < n; i += kLanes) {
+        const __m256 v = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), mean), factor);
+        const __m256 w = _mm256_loadu_ps(weight + i), b = _mm256_loadu_ps(bias + i);
+        _mm256_storeu_ps(out + i, _mm256_fmadd_ps(v, w, b));
+    }
+}
+
 void add(float* x, const float* y, int n) {
     for (int i = 0; i < n; i += kLanes) {
         _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
@@ -756,11 +774,11 @@ int64_t int8_peak(int64_t n_rounds) {
 
 #ifdef LLAMAHERD_AVXVNNI
 const Kernels kAvxVnniKernels = {
-    "avxvnni", encode, multiply, rms_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "avxvnni", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
 };
 #else
 const Kernels kAvx2Kernels = {
-    "avx2", encode, multiply, rms_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "avx2", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
 };
 #endif
 

@@ -329,6 +329,24 @@ void rms_norm(const float* x, const float* weight, int n, float eps, float* out)
     }
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, int n, float eps,
+                float* out) {
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (int i = 0; i < n; i += kLanes) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / float(n));
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512 v = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
+        squares = _mm512_fmadd_ps(v, v, squares);
+    }
+    const float variance = _mm512_reduce_add_ps(squares) / float(n);
+    const __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance + eps));
+    for (int i = 0; i < n; i += kLanes) {
+        const __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), factor);
+        const __m512 w = _mm512_loadu_ps(weight + i), b = _mm512_loadu_ps(bias + i);
+        _mm512_storeu_ps(out + i, _mm512_fmadd_ps(v, w, b));
+    }
+}
+
 void add(float* x, const float* y, int n) {
     for (int i = 0; i < n; i += kLanes) {
         _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
@@ -729,7 +747,7 @@ int64_t int8_peak(int64_t n_rounds) {
 }  // namespace
 
 const Kernels kAvx512Kernels = {
-    "avx512", encode, multiply, rms_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "avx512", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
 };
 
 }  // namespace llamaherd

@@ -144,6 +144,16 @@ void rms_norm(const float* x, const float* weight, int n, float eps, float* out)
     for (int i = 0; i < n; i++) out[i] = x[i] * factor * weight[i];
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, int n, float eps,
+                float* out) {
+    double sum = 0, squares = 0;
+    for (int i = 0; i < n; i++) sum += x[i];
+    const float mean = float(sum / n);
+    for (int i = 0; i < n; i++) squares += double(x[i] - mean) * (x[i] - mean);
+    const float factor = 1.0f / std::sqrt(float(squares / n) + eps);
+    for (int i = 0; i < n; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+}
+
 void add(float* x, const float* y, int n) {
     for (int i = 0; i < n; i++) x[i] += y[i];
 }
@@ -255,7 +265,7 @@ int64_t int8_peak(int64_t n_rounds) {
 }  // namespace
 
 const Kernels kReferenceKernels = {
-    "reference", encode, multiply, rms_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "reference", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
 };
 
 }  // namespace llamaherd

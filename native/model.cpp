@@ -36,8 +36,10 @@ Model::Model(Shape shape, const Tensors& tensors, const Kernels& kernels, int n_
     check_shape();
     ThreadPool pool(n_threads, 0, {}, true);
     embeddings_ = require(tensors, "token_embd", shape_.n_vocab, shape_.n_embd);
-    output_norm_ = vector(tensors, "output_norm", shape_.n_embd, false);
+    if (shape_.is_encoder) load_embeddings(tensors);
+    else output_norm_ = vector(tensors, "output_norm", shape_.n_embd, false);
     for (int i = 0; i < shape_.n_layer; i++) layers_.push_back(load_layer(pool, tensors, i));
+    if (shape_.is_encoder) return;
     const char* head = find(tensors, "output") ? "output" : "token_embd";
     head_ = pack(pool, tensors, head, shape_.n_vocab, shape_.n_embd);
 }
@@ -47,6 +49,32 @@ void Model::embed(int token, float* out) const {
     dequantize_row(embeddings_.type, embeddings_.data + stride * token, shape_.n_embd, out);
     if (shape_.embedding_scale == 1.0f) return;
     for (int i = 0; i < shape_.n_embd; i++) out[i] *= shape_.embedding_scale;
+}
+
+void Model::embed(int token, int position, int type, float* out) const {
+    embed(token, out);
+    const float* place = positions_.floats() + size_t(position) * shape_.n_embd;
+    const float* kind = token_types_.floats() + size_t(type) * shape_.n_embd;
+    for (int i = 0; i < shape_.n_embd; i++) out[i] += kind[i] + place[i];
+}
+
+void Model::load_embeddings(const Tensors& tensors) {
+    positions_ = table(tensors, "position_embd", shape_.n_positions);
+    token_types_ = table(tensors, "token_types", shape_.n_token_types);
+    embedding_norm_ = vector(tensors, "token_embd_norm", shape_.n_embd, false);
+    embedding_norm_bias_ = vector(tensors, "token_embd_norm.bias", shape_.n_embd, false);
+}
+
+Buffer Model::table(const Tensors& tensors, const std::string& name, int n_rows) {
+    const Tensor& tensor = require(tensors, name, n_rows, shape_.n_embd);
+    const size_t stride = row_bytes(tensor.type, shape_.n_embd);
+    Buffer buffer(size_t(n_rows) * shape_.n_embd * sizeof(float));
+    for (int i = 0; i < n_rows; i++) {
+        dequantize_row(tensor.type, tensor.data + stride * i, shape_.n_embd,
+                       buffer.floats() + size_t(i) * shape_.n_embd);
+    }
+    n_bytes_ += buffer.size();
+    return buffer;
 }
 
 void Model::check_shape() const {
@@ -65,6 +93,10 @@ void Model::check_shape() const {
     expect(s.n_rot >= 0 && s.n_rot % 2 == 0 && s.n_rot <= s.head_dim, "rotary size is wrong");
     expect(int(s.windows.size()) == s.n_layer && int(s.rope_kinds.size()) == s.n_layer,
            "a window and a rope kind for each layer");
+    if (!s.is_encoder) return;
+    expect(s.n_embd % 16 == 0, "an encoder's width is no multiple of 16");
+    expect(s.n_positions > 0 && s.n_positions <= kMost, "an encoder without positions");
+    expect(s.n_token_types > 0 && s.n_token_types <= kMost, "an encoder without token types");
 }
 
 Matrix Model::pack(ThreadPool& pool, const Tensors& tensors, const std::string& name,
@@ -131,7 +163,14 @@ Layer Model::load_layer(ThreadPool& pool, const Tensors& tensors, int index) {
     layer.k_norm = floats("attn_k_norm", s.head_dim);
     layer.post_attention_norm = floats("post_attention_norm", s.n_embd);
     layer.ffn_norm = vector(tensors, name + "ffn_norm", s.n_embd, false);
-    layer.gate = matrix("ffn_gate", s.n_ff, s.n_embd);
+    if (s.is_encoder) {
+        layer.attention_norm_bias = vector(tensors, name + "attn_norm.bias", s.n_embd, false);
+        layer.ffn_norm_bias = vector(tensors, name + "ffn_norm.bias", s.n_embd, false);
+        layer.up_bias = floats("ffn_up.bias", s.n_ff);
+        layer.down_bias = floats("ffn_down.bias", s.n_embd);
+    } else {
+        layer.gate = matrix("ffn_gate", s.n_ff, s.n_embd);
+    }
     layer.up = matrix("ffn_up", s.n_ff, s.n_embd);
     layer.down = matrix("ffn_down", s.n_embd, s.n_ff);
     layer.post_ffn_norm = floats("post_ffw_norm", s.n_embd);

@@ -1,4 +1,4 @@
-// A decoder: its shape, and its weights in packed form.
+// A decoder, or an encoder of BERT's kind: its shape, and its weights in packed form.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,11 @@
 namespace llamaherd {
 
 struct Shape {
+    // BERT's kind: learned positions, every token sees all of its text, layer norms with a bias
+    // after attention and after a feed-forward part without a gate, and no head.
+    bool is_encoder = false;
+    int n_positions = 0;             // an encoder's longest text
+    int n_token_types = 0;           // an encoder's kinds of segments
     int n_layer = 0;
     int n_embd = 0;
     int n_head = 0;
@@ -34,8 +39,10 @@ struct Shape {
 
     int query_width() const { return n_head * head_dim; }
     int kv_width() const { return n_head_kv * head_dim; }
+    // A text goes through an encoder at once, so that all layers use the same memory.
+    int n_kv_layers() const { return is_encoder ? 1 : n_layer; }
     size_t kv_block_bytes() const {
-        return size_t(n_layer) * n_head_kv * KvHeadBlock::n_bytes(head_dim);
+        return size_t(n_kv_layers()) * n_head_kv * KvHeadBlock::n_bytes(head_dim);
     }
 };
 
@@ -55,6 +62,8 @@ struct Layer {
     // Padded with zeros; empty if the architecture has none.
     Buffer attention_norm, q_bias, k_bias, v_bias, output_bias, q_norm, k_norm, post_attention_norm;
     Buffer ffn_norm, post_ffn_norm;
+    // An encoder's; its norms come after the parts that they are named for.
+    Buffer attention_norm_bias, ffn_norm_bias, up_bias, down_bias;
 };
 
 class Model {
@@ -70,6 +79,10 @@ class Model {
     const Matrix& head() const { return head_; }
     size_t n_bytes() const { return n_bytes_; }
     void embed(int token, float* out) const;
+    // An encoder's embedding of a token at a position, before its norm.
+    void embed(int token, int position, int type, float* out) const;
+    const float* embedding_norm() const { return embedding_norm_.floats(); }
+    const float* embedding_norm_bias() const { return embedding_norm_bias_.floats(); }
 
   private:
     void check_shape() const;
@@ -79,12 +92,14 @@ class Model {
                   const std::vector<int32_t>& order = {});
     std::vector<int32_t> head_order(int n_heads) const;
     Layer load_layer(ThreadPool& pool, const Tensors& tensors, int index);
+    void load_embeddings(const Tensors& tensors);
+    Buffer table(const Tensors& tensors, const std::string& name, int n_rows);
 
     Shape shape_;
     const Kernels& kernels_;
     Tensor embeddings_{};
     std::vector<Layer> layers_;
-    Buffer output_norm_;
+    Buffer output_norm_, embedding_norm_, embedding_norm_bias_, positions_, token_types_;
     Matrix head_;
     size_t n_bytes_ = 0;
 };

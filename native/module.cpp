@@ -23,7 +23,7 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Tables = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 // Type number, bytes, outputs, inputs.
 using TensorTuple = std::tuple<int, Bytes, int, int>;
 
@@ -44,11 +44,10 @@ void construct_model(Model* self, const Shape& shape, std::map<std::string, Tens
     new (self) Model(shape, views, kernels, n_threads);
 }
 
-void execute(Context& context, Ints tokens, Ints sizes, Ints starts, Tables tables, Ints outputs,
-             Logits logits) {
+Step make_step(Ints tokens, Ints sizes, Ints starts, Tables tables, Ints outputs, Floats out) {
     const size_t n_chunks = sizes.shape(0);
     if (starts.shape(0) != n_chunks || tables.shape(0) != n_chunks ||
-        logits.shape(0) < outputs.shape(0)) {
+        out.shape(0) < outputs.shape(0)) {
         throw std::invalid_argument("the parts of the step do not fit together");
     }
     Step step;
@@ -64,8 +63,24 @@ void execute(Context& context, Ints tokens, Ints sizes, Ints starts, Tables tabl
         step.chunks.push_back({row, sizes.data()[i], starts.data()[i], blocks});
         row += sizes.data()[i];
     }
+    return step;
+}
+
+void execute(Context& context, Ints tokens, Ints sizes, Ints starts, Tables tables, Ints outputs,
+             Floats logits) {
+    const Step step = make_step(tokens, sizes, starts, tables, outputs, logits);
     nb::gil_scoped_release release;
     context.execute(step, logits.data(), logits.shape(1));
+}
+
+// `token_types` is empty for a decoder.
+void embed(Context& context, Ints tokens, Ints token_types, Ints sizes, Ints starts, Tables tables,
+           Ints outputs, Floats hidden) {
+    Step step = make_step(tokens, sizes, starts, tables, outputs, hidden);
+    step.token_types.assign(token_types.data(), token_types.data() + token_types.size());
+    step.wants_hidden = true;
+    nb::gil_scoped_release release;
+    context.execute(step, hidden.data(), hidden.shape(1));
 }
 
 nb::list isa_names() {
@@ -122,6 +137,9 @@ NB_MODULE(_native, m) {
 
     nb::class_<Shape>(m, "Shape")
         .def(nb::init<>())
+        .def_rw("is_encoder", &Shape::is_encoder)
+        .def_rw("n_positions", &Shape::n_positions)
+        .def_rw("n_token_types", &Shape::n_token_types)
         .def_rw("n_layer", &Shape::n_layer)
         .def_rw("n_embd", &Shape::n_embd)
         .def_rw("n_head", &Shape::n_head)
@@ -165,6 +183,8 @@ NB_MODULE(_native, m) {
         .def(nb::init<const Model&, ContextOptions>(), nb::keep_alive<1, 2>())
         .def("execute", execute, "tokens"_a, "sizes"_a, "starts"_a, "tables"_a, "outputs"_a,
              "logits"_a)
+        .def("embed", embed, "tokens"_a, "token_types"_a, "sizes"_a, "starts"_a, "tables"_a,
+             "outputs"_a, "hidden"_a)
         .def("copy_block", &Context::copy_block, "source"_a, "target"_a)
         .def("seconds", [](const Context& context) {
             nb::dict seconds;

@@ -426,6 +426,24 @@ void check_norm_and_add(const Kernels& kernels, int n) {
     for (int i = 0; i < n; i++) expect(out[i] == x[i] + weight[i], kernels.isa, "add", i);
 }
 
+void check_layer_norm(const Kernels& kernels, int n) {
+    std::vector<float> x = normals(n), weight = normals(n), bias = normals(n), out(n);
+    // A mean that is far from zero, where squares minus the squared mean would lose all digits.
+    for (float& value : x) value += 100.0f;
+    kernels.layer_norm(x.data(), weight.data(), bias.data(), n, 1e-12f, out.data());
+    double sum = 0, squares = 0;
+    for (float value : x) sum += value;
+    const double mean = sum / n;
+    for (float value : x) squares += (value - mean) * (value - mean);
+    for (int i = 0; i < n; i++) {
+        const double scaled = (x[i] - mean) / std::sqrt(squares / n + 1e-12) * weight[i];
+        expect_near(out[i], scaled + bias[i], 2e-5 * (std::fabs(weight[i]) + std::fabs(scaled)) + 1e-6,
+                    kernels.isa, "layer_norm");
+    }
+    kernels.layer_norm(x.data(), weight.data(), bias.data(), n, 1e-12f, x.data());
+    expect(x == out, kernels.isa, "layer_norm in place", n);
+}
+
 void check_gate(const Kernels& kernels) {
     std::vector<float> x = normals(256), y = normals(x.size()), out(x.size());
     const float ends[] = {0.0f, -0.0f, 1e-6f, 20.0f, 86.0f, 89.0f, 1000.0f, 1e30f};
@@ -479,6 +497,7 @@ void check_quantize(const Kernels& kernels, int n, float length) {
 
 void check_rows(const Kernels& kernels) {
     for (int n : {16, 40, 80, 1000}) check_norm_and_add(kernels, n);
+    for (int n : {16, 384, 1024}) check_layer_norm(kernels, n);
     for (int n_pairs : {3, 8, 16, 20, 32, 40, 128}) check_rotate(kernels, n_pairs);
     for (int n : {16, 48, 64, 256}) {
         for (float length : {kQueryLength, kKeyLength, std::numeric_limits<float>::max()}) {

@@ -34,7 +34,8 @@ __all__ = [
 # Tensor types by ggml's number.
 _TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 30: "BF16"}
 _TYPES |= {10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
-_ARCHITECTURES = ("gemma3", "llama", "phi3", "qwen2", "qwen3")
+_ENCODERS = ("bert",)
+_ARCHITECTURES = (*_ENCODERS, "gemma3", "llama", "phi3", "qwen2", "qwen3")
 # Parts of a layer, with whether they are a matrix: GGUF calls a norm's or matrix's own values
 # "weight", and the engine leaves the word out.
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -46,6 +47,9 @@ _VECTORS = (
     "ffn_norm",
     "post_ffw_norm",
 )
+# An encoder normalizes after attention and after the feed-forward part.
+_ENCODER_NORMS = {"attn_norm": "attn_output_norm", "ffn_norm": "layer_output_norm"}
+_ENCODER_EMBEDDINGS = ("position_embd", "token_types", "token_embd_norm")
 _MAX_HEAD_DIM = 256
 _LOCAL_ROPE_BASE = 10_000.0
 # Every sixth layer of Gemma 3 sees everything, the others a window.
@@ -123,6 +127,11 @@ class NativeWeights:
     Attributes:
         model: The compiled part's model.
         n_vocab: Tokens in the vocabulary.
+        n_embd: Width of the hidden states.
+        is_encoder: Whether it makes embeddings only, of the whole text at once.
+        n_token_types: Kinds of segments that an encoder tells apart; 0 for a decoder.
+        classifier: What follows the pooled state of a reranker, as (weights, bias) of one or two
+            linear layers with tanh between them; empty if there is none.
         n_bytes: Bytes of the packed weights.
         kv_bytes_per_token: KV cache of one token.
         rope_frequencies: Radians per position of every rotary pair, for each kind of layer.
@@ -153,7 +162,9 @@ class NativeWeights:
         plan = _Plan(path)
         rope = plan.rope(n_ctx)
         try:
-            self.model = native.Model(plan.shape(native), plan.tensors(), n_threads, isa)
+            shape = plan.shape(native)
+            self.classifier = plan.classifier() if shape.is_encoder else []
+            self.model = native.Model(shape, plan.tensors(), n_threads, isa)
         except MemoryError as error:
             raise InsufficientMemory(f"the weights of {path.name} do not fit in memory") from error
         except ValueError as error:
@@ -161,6 +172,9 @@ class NativeWeights:
         finally:
             plan.release()
         self.n_vocab = plan.n_vocab
+        self.n_embd: int = shape.n_embd
+        self.is_encoder: bool = shape.is_encoder
+        self.n_token_types: int = shape.n_token_types
         self.n_bytes: int = self.model.n_bytes
         self.kv_bytes_per_token: int = self.model.kv_block_bytes // native.KV_BLOCK
         self.rope_frequencies = rope.frequencies
@@ -181,7 +195,9 @@ class _Plan:
             known = ", ".join(_ARCHITECTURES)
             raise NotCovered(f"it covers {known}, and this model is {self._architecture!r}")
         self._sizes = self._header.sizes()
+        self._is_encoder = self._architecture in _ENCODERS
         self._check_sizes()
+        self._check_encoder()
         self._check_types()
 
     # ── checks ──────────────────────────────────────────────────────────────────────────
@@ -212,6 +228,15 @@ class _Plan:
         kind = self._value("rope.scaling.type", "none")
         if kind not in ("none", "linear", "longrope"):
             raise NotCovered(f"it has rotary embeddings of the kind {kind!r}")
+
+    def _check_encoder(self) -> None:
+        if not self._is_encoder:
+            return
+        if self._sizes.n_embd % 16:
+            raise NotCovered(f"its vectors have {self._sizes.n_embd} values, no multiple of 16")
+        for name in _ENCODER_EMBEDDINGS:
+            if f"{name}.weight" not in self._tensors:
+                raise NotCovered(f"it has no {name}")
 
     def _check_types(self) -> None:
         for part, tensor in self._tensors.values():
@@ -250,8 +275,14 @@ class _Plan:
         shape.n_vocab, shape.n_rot = self.n_vocab, self._n_rot
         # llama.cpp stores the queries and keys of this architecture with pairs side by side.
         shape.rotates_neighbors = self._architecture == "llama"
-        shape.uses_gelu = is_gemma
-        shape.norm_eps = self._float("attention.layer_norm_rms_epsilon", 1e-5)
+        shape.uses_gelu = is_gemma or self._is_encoder
+        norm = "layer_norm" if self._is_encoder else "layer_norm_rms"
+        shape.norm_eps = self._float(f"attention.{norm}_epsilon", 1e-5)
+        if self._is_encoder:
+            shape.is_encoder = True
+            shape.n_positions = int(self._tensor("position_embd.weight")[1].shape[-1])
+            types = self._tensor("token_types.weight")[1].shape
+            shape.n_token_types = math.prod(types[1:])
         shape.embedding_scale = math.sqrt(sizes.n_embd) if is_gemma else 1.0
         shape.attention_scale = self._attention_scale()
         shape.logit_softcap = self._float("final_logit_softcapping", 0.0) if is_gemma else 0.0
@@ -276,6 +307,8 @@ class _Plan:
 
     @property
     def _n_rot(self) -> int:
+        if self._is_encoder:
+            return 0
         n_rot = self._number("rope.dimension_count", self._sizes.head_dim_k)
         if n_rot % 2 or not 0 <= n_rot <= self._sizes.head_dim_k:
             raise ModelLoadError(f"{self._path} is damaged: rope.dimension_count is {n_rot}")
@@ -304,7 +337,7 @@ class _Plan:
         is_long = (n_ctx or self._sizes.n_ctx_train) > n_original
         for name in ("rope_freqs", "rope_factors_long" if is_long else "rope_factors_short"):
             if f"{name}.weight" in self._tensors:
-                factors = self._floats(f"{name}.weight", self._n_rot // 2)
+                factors = [float(f) for f in self._array(f"{name}.weight", self._n_rot // 2)]
                 if not all(0 < f < math.inf for f in factors):
                     raise ModelLoadError(f"{self._path} is damaged: {name} is not positive")
                 return factors
@@ -314,18 +347,40 @@ class _Plan:
 
     def tensors(self) -> dict[str, Slice]:
         """All tensors under the engine's names: type, bytes in the mapped file, rows, columns."""
-        found = {
-            name: self._slice(f"{name}.weight")
-            for name in ("token_embd", "output_norm", "output")
-            if f"{name}.weight" in self._tensors or name != "output"
-        }
+        found: dict[str, Slice] = {"token_embd": self._slice("token_embd.weight")}
+        if self._is_encoder:
+            for name in _ENCODER_EMBEDDINGS:
+                self._add(found, name, name)
+        else:
+            found["output_norm"] = self._slice("output_norm.weight")
+            self._add(found, "output", "output")
         for i in range(self._sizes.n_layer):
             for part in (*_MATRICES, *_VECTORS):
-                for name, source in ((part, f"{part}.weight"), (f"{part}.bias", f"{part}.bias")):
-                    if f"blk.{i}.{source}" in self._tensors:
-                        found[f"blk.{i}.{name}"] = self._slice(f"blk.{i}.{source}")
+                source = _ENCODER_NORMS.get(part, part) if self._is_encoder else part
+                self._add(found, f"blk.{i}.{part}", f"blk.{i}.{source}")
             self._split_fused(found, f"blk.{i}.")
         return found
+
+    def classifier(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Weights ``[outputs, inputs]`` and bias of the layers that follow a pooled state."""
+        layers = []
+        for name in ("cls", "cls.output"):
+            if f"{name}.weight" not in self._tensors:
+                continue
+            shape = self._tensor(f"{name}.weight")[1].shape
+            n_inputs, n_outputs = shape[0], math.prod(shape[1:])
+            weight = self._array(f"{name}.weight", n_inputs * n_outputs)
+            bias = np.zeros(n_outputs, np.float32)
+            if f"{name}.bias" in self._tensors:
+                bias = self._array(f"{name}.bias", n_outputs)
+            layers.append((weight.reshape(n_outputs, n_inputs), bias))
+        return layers
+
+    def _add(self, found: dict[str, Slice], name: str, source: str) -> None:
+        """Find a part's values and its bias, if it has them."""
+        for ours, theirs in ((name, f"{source}.weight"), (f"{name}.bias", f"{source}.bias")):
+            if theirs in self._tensors:
+                found[ours] = self._slice(theirs)
 
     def release(self) -> None:
         """Let the system take back the memory of what was read; it can be read again."""
@@ -346,6 +401,11 @@ class _Plan:
                 ("attn_v", n_query + n_kv, n_kv),
             ):
                 found[layer + name] = _rows(fused, first, n)
+                if f"{layer}attn_qkv.bias" in self._tensors:
+                    bias = self._slice(f"{layer}attn_qkv.bias")
+                    found[f"{layer}{name}.bias"] = _columns(bias, first, n)
+        if self._is_encoder:
+            return
         if f"{layer}ffn_gate" not in found and f"{layer}ffn_up" in found:
             fused = found[f"{layer}ffn_up"]
             found[f"{layer}ffn_gate"] = _rows(fused, 0, sizes.n_ff)
@@ -365,12 +425,13 @@ class _Plan:
             raise ModelLoadError(f"{self._path} is damaged: it has no tensor {name}")
         return self._tensors[name]
 
-    def _floats(self, name: str, n: int) -> list[float]:
+    def _array(self, name: str, n: int) -> NDArray[np.float32]:
         _, tensor = self._tensor(name)
         if math.prod(tensor.shape) != n:
             raise ModelLoadError(f"{self._path} is damaged: {name} has shape {tensor.shape}")
         kind, data, _, _ = self._slice(name)
-        return [float(v) for v in native_module().dequantize(kind, data, n)]
+        values: NDArray[np.float32] = native_module().dequantize(kind, data, n)
+        return values
 
     # ── metadata ────────────────────────────────────────────────────────────────────────
 
@@ -392,3 +453,10 @@ def _rows(fused: Slice, first: int, n: int) -> Slice:
     kind, data, n_outputs, n_inputs = fused
     stride = len(data) // n_outputs
     return kind, data[first * stride : (first + n) * stride], n, n_inputs
+
+
+def _columns(fused: Slice, first: int, n: int) -> Slice:
+    """Some values of a vector of floats."""
+    kind, data, n_outputs, n_inputs = fused
+    size = len(data) // n_inputs
+    return kind, data[first * size : (first + n) * size], n_outputs, n
