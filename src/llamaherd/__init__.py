@@ -32,12 +32,15 @@ _MODULES = {
         "BatchConfig",
         "BatchGenerationConfig",
         "BatchingStrategy",
+        "EmbeddingConfig",
         "EngineConfig",
         "GenerationConfig",
         "StreamConfig",
         "ThreadPoolConfig",
     ),
-    "llamaherd.embeddings.embedder": ("Embedder", "Embedding"),
+    "llamaherd.embeddings.embedder": ("Embedder",),
+    "llamaherd.embeddings.multi_vector": ("MultiVectorGenerator",),
+    "llamaherd.embeddings.reranker": ("PairScore", "RankedDocuments", "Reranker"),
     "llamaherd.errors": (
         "CallbackError",
         "ConfigError",
@@ -76,6 +79,7 @@ _MODULES = {
     "llamaherd.queueing.request": ("BatchRequest", "BatchResult"),
     "llamaherd.queueing.stats": ("BatchStats",),
     "llamaherd.results": (
+        "Embedding",
         "FinishReason",
         "GenerationResult",
         "ProcessorStats",
@@ -102,6 +106,8 @@ if TYPE_CHECKING:
     from llamaherd.analysis.validate import *
     from llamaherd.config import *
     from llamaherd.embeddings.embedder import *
+    from llamaherd.embeddings.multi_vector import *
+    from llamaherd.embeddings.reranker import *
     from llamaherd.errors import *
     from llamaherd.jobs.job import *
     from llamaherd.models.info import *

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from typing_extensions import dataclass_transform
 
@@ -24,15 +24,18 @@ __all__ = [
     "BatchConfig",
     "BatchGenerationConfig",
     "BatchingStrategy",
+    "EmbeddingConfig",
     "EngineConfig",
     "GenerationConfig",
     "KvLayout",
+    "Pooling",
     "StreamConfig",
     "ThreadPoolConfig",
 ]
 
 T = TypeVar("T")
 KvLayout = Literal["auto", "unified", "split"]
+Pooling = Literal["auto", "mean", "cls", "last", "none", "rank"]
 MAX_LOGPROBS = 100
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
@@ -304,6 +307,33 @@ class EngineConfig:
             _check_int(self, "kv_memory_bytes", low=1)
         if self.kv_layout not in ("auto", "unified", "split"):
             raise _wrong(self, "kv_layout", '"auto", "unified" or "split"')
+
+
+@config_dataclass
+class EmbeddingConfig:
+    """How texts become vectors.
+
+    Attributes:
+        pooling: How the vectors of a text's tokens become one: ``"mean"``, ``"cls"`` (the first),
+            ``"last"``, ``"none"`` (they stay as they are), ``"rank"`` (a reranker's scores), or
+            ``"auto"``, what the model was made for.
+        normalize: Give vectors the length 1, so that their product is the cosine. Scores of
+            ``"rank"`` stay as they are.
+        dim: Keep only the first values, for models that were trained for it (Matryoshka); None
+            keeps all.
+        truncate: Cut texts that are too long for the model, instead of failing them.
+    """
+
+    pooling: Pooling = "auto"
+    normalize: bool = True
+    dim: int | None = None
+    truncate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pooling not in get_args(Pooling):
+            raise _wrong(self, "pooling", ", ".join(f'"{name}"' for name in get_args(Pooling)))
+        if self.dim is not None:
+            _check_int(self, "dim", low=1)
 
 
 class BatchingStrategy(str, Enum):

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from llamaherd.errors import LlamaherdError
 
-__all__ = ["FinishReason", "GenerationResult", "ProcessorStats", "RowError", "TokenLogprob"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Embedding",
+    "FinishReason",
+    "GenerationResult",
+    "ProcessorStats",
+    "RowError",
+    "TokenLogprob",
+]
 
 
 class FinishReason(str, Enum):
@@ -107,6 +119,28 @@ class GenerationResult:
     attempts: int = 1
     choice: int = 0
     scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What became of one text.
+
+    Attributes:
+        index: Position in the input.
+        vector: Float32 ``[dim]``, or ``[n_tokens, dim]`` without pooling; None if the text failed.
+        n_tokens: Tokens of the text.
+        error: What went wrong, or None.
+    """
+
+    index: int
+    vector: NDArray[np.float32] | None = None
+    n_tokens: int = 0
+    error: RowError | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether there is a vector."""
+        return self.vector is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from llamaherd.embeddings.embedder import Embedder, Embedding
+from llamaherd.embeddings.embedder import Embedder
 from llamaherd.errors import InputError
 from llamaherd.jobs.inputs import InputRow
 from llamaherd.jobs.work import NumberedRow, Outcome
 from llamaherd.models.model import Model
-from llamaherd.results import RowError
+from llamaherd.results import Embedding, RowError
 
 __all__ = ["embedding_outcomes"]
 

@@ -27,7 +27,7 @@ from llamaherd.llama.library import (
     supports_gpu_offload,
 )
 
-__all__ = ["LoraSource", "ModelFacts", "Weights"]
+__all__ = ["LoraSource", "ModelFacts", "Weights", "apply_adapters"]
 
 LoraSource = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
 
@@ -182,6 +182,25 @@ class Weights:
         """Jinja source of the model's own chat template."""
         source = C.llama_model_chat_template(self.handle, None)
         return source.decode("utf-8", "replace") if source else None
+
+
+def apply_adapters(context: Any, adapters: Sequence[tuple[Any, float]]) -> None:
+    """Make a context compute with LoRA adapters.
+
+    Args:
+        context: A llama_context.
+        adapters: The adapters as (handle, scale).
+
+    Raises:
+        ModelLoadError: llama.cpp refused.
+    """
+    if not adapters:
+        return
+    handles = (C.llama_adapter_lora_p_ctypes * len(adapters))(*(a for a, _ in adapters))
+    scales = (ctypes.c_float * len(adapters))(*(s for _, s in adapters))
+    code = C.llama_set_adapters_lora(context, handles, len(adapters), scales)
+    if code != 0:
+        raise ModelLoadError(f"llama.cpp could not apply the LoRA adapters (code {code})")
 
 
 def quantization_name(file_type: object) -> str:

@@ -19,6 +19,7 @@ from llamaherd.runners.llama_cpp import N_UBATCH
 __all__ = [
     "MemoryEstimate",
     "check_context",
+    "check_file",
     "check_memory",
     "estimate_file",
     "estimate_memory",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 _F16, _F32 = 2, 4
+# Tokens of a row that every model must have room for.
+_SHORT_ROW = 512
 # For everything that is not counted: Python, numpy, small buffers.
 _MARGIN_BYTES = 100_000_000
 
@@ -99,6 +102,24 @@ def estimate_file(path: Path, *, n_kv_tokens: int, n_rows: int = 1) -> MemoryEst
     return estimate_memory(
         sizes, weights_bytes=weights_bytes, n_kv_tokens=n_kv_tokens, n_rows=n_rows
     )
+
+
+def check_file(path: Path, *, n_ctx: int | None, gpu_layers: int) -> None:
+    """Refuse weights that do not fit beside one row. On a GPU only its driver knows.
+
+    What a whole batch takes is chosen, and checked, when the first rows arrive.
+
+    Args:
+        path: The model file.
+        n_ctx: Tokens that one row may hold, if that was said.
+        gpu_layers: Layers on the GPU.
+
+    Raises:
+        InsufficientMemory: They do not fit.
+    """
+    if gpu_layers == 0:
+        estimate = estimate_file(path, n_kv_tokens=min(n_ctx or _SHORT_ROW, _SHORT_ROW))
+        check_memory(estimate, available_memory(), path.name)
 
 
 def check_context(sizes: ModelSizes, shape: KvShape, config: EngineConfig) -> None:

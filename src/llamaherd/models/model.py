@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from llamaherd.config import EngineConfig, GenerationConfig, ThreadPoolConfig
+from llamaherd.config import EmbeddingConfig, EngineConfig, GenerationConfig, ThreadPoolConfig
 from llamaherd.engine.engine import Engine
+from llamaherd.engine.plan import FloatArray
 from llamaherd.engine.request import Request, RowEngine
 from llamaherd.errors import (
     InvalidPrompt,
@@ -19,7 +19,7 @@ from llamaherd.errors import (
     ModelError,
     TemplateError,
 )
-from llamaherd.hardware import available_cpus, available_memory
+from llamaherd.hardware import available_cpus
 from llamaherd.llama.gguf_file import check_model_file, read_header
 from llamaherd.llama.vocabulary import LlamaVocabulary
 from llamaherd.llama.weights import LoraSource, Weights
@@ -32,23 +32,22 @@ from llamaherd.models.calls import (
     wait_for,
 )
 from llamaherd.models.chat_template import ChatTemplate
+from llamaherd.models.embedding import TextEmbeddings
 from llamaherd.models.engine_choice import EngineName, choose_engine
 from llamaherd.models.fingerprint import fingerprint
 from llamaherd.models.info import ModelInfo
-from llamaherd.models.memory import check_memory, estimate_file
+from llamaherd.models.memory import check_file
 from llamaherd.models.runner_factory import RunnerFactory
 from llamaherd.models.source import resolve
 from llamaherd.models.tokenizing import BatchTokenizer
-from llamaherd.results import GenerationResult
-from llamaherd.runners.llama_embedding import LlamaEmbeddingRunner
+from llamaherd.results import Embedding, GenerationResult
 from llamaherd.runners.native_weights import NativeWeights
 
 __all__ = ["Model", "Prompt"]
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
-
-_SHORT_ROW = 512
+Config = TypeVar("Config", EmbeddingConfig, GenerationConfig)
 
 
 class Model:
@@ -92,7 +91,8 @@ class Model:
         self._tokenizer = BatchTokenizer(self._vocabulary, pre, threads)
         self._chat = ChatTemplate.for_model(weights, self._tokenizer, chat_template)
         self._lock = threading.RLock()
-        self._embedding_weights: Weights | None = None
+        self._embeddings = TextEmbeddings(weights, native, self._tokenizer, threads, n_ctx)
+        weakref.finalize(self, self._embeddings.close)
         self._engine: RowEngine | None = None
         self._users: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
@@ -145,7 +145,7 @@ class Model:
         choice = choose_engine(path, engine, gpu_layers=gpu_layers, has_lora=bool(lora))
         native = None
         if not vocab_only:
-            _check_fits(path, n_ctx, gpu_layers)
+            check_file(path, n_ctx=n_ctx, gpu_layers=gpu_layers)
             if choice.name == "native":
                 n_threads = threads.num_threads or available_cpus()
                 native = NativeWeights(path, n_threads=n_threads, n_ctx=n_ctx)
@@ -280,12 +280,13 @@ class Model:
             messages, add_generation_prompt=add_generation_prompt, **template_vars
         )
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, **template_vars: Any) -> list[int]:
         """Token ids of a prompt of any kind.
 
         Args:
             prompt: A string (control tokens written in it count), chat messages (text in them
                 never becomes a control token), or token ids.
+            **template_vars: Passed to the template of chat messages.
 
         Raises:
             InvalidPrompt: The prompt is of another type, or no valid text.
@@ -297,7 +298,7 @@ class Model:
             kind = "is empty" if isinstance(prompt, Sequence) else f"is a {type(prompt).__name__}"
             raise InvalidPrompt(f"the prompt {kind}; give text, chat messages or token ids")
         if isinstance(prompt[0], Mapping):
-            return self._require_chat().encode(cast("Sequence[Message]", prompt))
+            return self._require_chat().encode(cast("Sequence[Message]", prompt), **template_vars)
         tokens = cast("Sequence[int]", prompt)
         self._vocabulary.check_tokens(tokens)
         return [int(token) for token in tokens]
@@ -371,10 +372,7 @@ class Model:
         Args:
             config: Batching options; `n_ctx` and the threads default to the model's.
         """
-        if self._vocab_only:
-            raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
-        if self._weights.is_closed:
-            raise ModelError("this model was closed; load it again")
+        self._check_weights()
         if config.thread_pool == ThreadPoolConfig():
             config = replace(config, thread_pool=self._threads)
         n_ctx = config.n_ctx or self._n_ctx or self._facts.n_ctx_train
@@ -391,41 +389,47 @@ class Model:
         self.close_before(engine)
         return engine
 
-    def open_embedding_runner(
-        self, pooling: str, n_tokens: int, n_texts: int
-    ) -> LlamaEmbeddingRunner:
-        """Open a context for embeddings, which are llama.cpp's work; the caller closes it.
+    def embed(
+        self, texts: str | Sequence[str], config: EmbeddingConfig | None = None, **options: Any
+    ) -> FloatArray:
+        """Vectors of texts. Calls from several threads run as one batch, beside any generation.
 
         Args:
-            pooling: How token vectors become one.
-            n_tokens: Tokens in one batch.
-            n_texts: Texts in one batch.
+            texts: One text or many.
+            config: How texts become vectors.
+            **options: Fields of `EmbeddingConfig`, instead of or on top of `config`.
+
+        Returns:
+            Float32 ``[dim]`` for one text, ``[n, dim]`` in input order for many.
 
         Raises:
+            RequestError: A text is empty, too long, or not a text; the message names the first
+                ones. `embed_iter` gives the others nevertheless.
+            ConfigError: An option is wrong, or there is no pooling, so that texts have different
+                shapes.
             ModelError: The model has only its vocabulary, was closed, or cannot do this pooling.
         """
-        if self._vocab_only:
-            raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
-        if self._weights.is_closed:
-            raise ModelError("this model was closed; load it again")
-        tensors = read_header(self._weights.path).tensors
-        if pooling == "rank" and not any(tensor.name.startswith("cls") for tensor in tensors):
-            raise ModelError("this model has no classifier, so it cannot rank; take a reranker")
-        with self._lock:
-            weights = self._embedding_weights
-            if weights is None:
-                # The native engine has left llama.cpp the vocabulary only.
-                is_whole = self._native is None
-                weights = self._weights if is_whole else Weights.load(self._weights.path)
-                self._embedding_weights = weights
-        return LlamaEmbeddingRunner(
-            weights.handle,
-            self._facts.n_embd,
-            pooling=pooling,
-            n_tokens=n_tokens,
-            n_texts=n_texts,
-            n_threads=self._threads.num_threads or available_cpus(),
-        )
+        return self.embeddings.embed(texts, _with_options(config or EmbeddingConfig(), options))
+
+    def embed_iter(
+        self, texts: Iterable[str], config: EmbeddingConfig | None = None, **options: Any
+    ) -> Iterator[Embedding]:
+        """Vectors of the texts of any iterable, in order, with an error for each that fails.
+
+        Texts are taken a thousand at a time, so that memory does not grow with their number.
+        Args and errors are those of `embed`.
+        """
+        return self.embeddings.iterate(texts, _with_options(config or EmbeddingConfig(), options))
+
+    @property
+    def embeddings(self) -> TextEmbeddings:
+        """What makes vectors with this model.
+
+        Raises:
+            ModelError: The model has only its vocabulary, or was closed.
+        """
+        self._check_weights()
+        return self._embeddings
 
     def close_before(self, user: Closeable) -> None:
         """Let `close` close something that uses the weights before it frees them."""
@@ -445,9 +449,8 @@ class Model:
             users = list(self._users)
         for user in users:
             user.close()
+        self._embeddings.close()
         self._vocabulary.close()
-        if self._embedding_weights is not None:
-            self._embedding_weights.close()
         self._weights.close()
         self._native = None
 
@@ -471,10 +474,14 @@ class Model:
         options: Mapping[str, Any],
         sink: AnswerSink | StreamSink,
     ) -> Request:
-        config = config or GenerationConfig()
-        if options:
-            config = replace(config, **options)
+        config = _with_options(config or GenerationConfig(), options)
         return make_request(self.encode(prompt), config, sink)
+
+    def _check_weights(self) -> None:
+        if self._vocab_only:
+            raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
+        if self._weights.is_closed:
+            raise ModelError("this model was closed; load it again")
 
     def _require_chat(self) -> ChatTemplate:
         if self._chat is None:
@@ -485,11 +492,5 @@ class Model:
         return self._chat
 
 
-def _check_fits(path: Path, n_ctx: int | None, gpu_layers: int) -> None:
-    """Refuse weights that do not fit beside one row. On a GPU only its driver knows.
-
-    What a whole batch takes is chosen, and checked, when the first rows arrive.
-    """
-    if gpu_layers == 0:
-        estimate = estimate_file(path, n_kv_tokens=min(n_ctx or _SHORT_ROW, _SHORT_ROW))
-        check_memory(estimate, available_memory(), path.name)
+def _with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    return replace(config, **options) if options else config

@@ -8,6 +8,7 @@ from llamaherd import hardware
 from llamaherd.config import EngineConfig, ThreadPoolConfig
 from llamaherd.engine.kv_shape import KvShape, choose_kv_shape
 from llamaherd.engine.plan import Demand, Runner
+from llamaherd.errors import ModelLoadError
 from llamaherd.llama.gguf_file import ModelSizes
 from llamaherd.llama.weights import ModelFacts, Weights
 from llamaherd.models.memory import check_context, kv_bytes_per_token
@@ -87,6 +88,8 @@ class RunnerFactory:
 
     def _open_native(self, weights: NativeWeights, demand: Demand) -> Runner:
         """The cache is paged and takes memory only as it is used, so finished rows may stay."""
+        if weights.is_encoder:
+            raise ModelLoadError("this model has no KV cache: it makes embeddings, not text")
         n_slots = 2 * demand.max_batch_size
         n_tokens = min(
             n_slots * demand.n_tokens_per_row,

@@ -12,13 +12,15 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from llamaherd.config import (
     BatchGenerationConfig,
+    EmbeddingConfig,
     EngineConfig,
     GenerationConfig,
     KvLayout,
     ThreadPoolConfig,
 )
+from llamaherd.engine.plan import FloatArray
 from llamaherd.engine.request import RowEngine
-from llamaherd.errors import ConfigError, LlamaherdError
+from llamaherd.errors import ConfigError, InvalidPrompt, LlamaherdError
 from llamaherd.models.model import Model, Prompt
 from llamaherd.processing.choices import ChoiceTree
 from llamaherd.processing.progress import ProgressCallback, watch
@@ -289,6 +291,18 @@ class ParallelProcessor:
     def batch_detokenize(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Text of many token lists. Bytes that are no complete character become U+FFFD."""
         return [self._model.detokenize(tokens) for tokens in ids]
+
+    def batch_embed(
+        self, texts: Sequence[str], config: EmbeddingConfig | None = None, **options: Any
+    ) -> FloatArray:
+        """Vectors ``[n, dim]`` of many texts; see `Model.embed`.
+
+        They are computed beside the answers of this processor, on the same weights; neither waits
+        for the other.
+        """
+        if isinstance(texts, str):
+            raise InvalidPrompt("batch_embed takes a list of texts; for one, call model.embed")
+        return self._model.embed(texts, config, **options)
 
     def parallel_process(
         self, items: Iterable[Item], fn: Callable[[Item, Model], Value]

@@ -28,6 +28,7 @@ from llamaherd.engine.plan import (
 )
 from llamaherd.errors import DecodeFailed, ModelLoadError
 from llamaherd.llama.binding import C
+from llamaherd.llama.weights import apply_adapters
 from llamaherd.runners.compute_threads import start_compute_threads
 
 __all__ = ["LlamaCppRunner", "RunnerOptions"]
@@ -87,7 +88,7 @@ class LlamaCppRunner:
         if not self._memory:
             self.close()
             raise ModelLoadError("this model has no KV cache: it makes embeddings, not text")
-        self._apply_adapters(options.adapters)
+        apply_adapters(self._context, options.adapters)
         self.limits = self._read_limits(shape, options)
         self._batch = _Batch(self.limits.n_batch)
         self.thread_ids = start_compute_threads(
@@ -168,15 +169,6 @@ class LlamaCppRunner:
         view = _float_view(base, n_rows * self.n_vocab).reshape(n_rows, self.n_vocab)
         order = [(address - base) // row_bytes for address in addresses]
         return view if order == list(range(len(wanted))) else view[order]
-
-    def _apply_adapters(self, adapters: Sequence[tuple[Any, float]]) -> None:
-        if not adapters:
-            return
-        handles = (C.llama_adapter_lora_p_ctypes * len(adapters))(*(a for a, _ in adapters))
-        scales = (ctypes.c_float * len(adapters))(*(s for _, s in adapters))
-        code = C.llama_set_adapters_lora(self._context, handles, len(adapters), scales)
-        if code != 0:
-            raise ModelLoadError(f"llama.cpp could not apply the LoRA adapters (code {code})")
 
     def _read_limits(self, shape: KvShape, options: RunnerOptions) -> RunnerLimits:
         """What llama.cpp really made of the request; it rounds and clamps."""

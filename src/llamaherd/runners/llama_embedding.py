@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from llamaherd.engine.embedding import EmbeddingRequest
+from llamaherd.engine.plan import FloatArray
 from llamaherd.errors import DecodeFailed, ModelLoadError
 from llamaherd.llama.binding import C
+from llamaherd.llama.weights import Weights, apply_adapters
 
 __all__ = ["POOLINGS", "LlamaEmbeddingRunner"]
 
-FloatArray = NDArray[np.float32]
-
 POOLINGS = {
-    "auto": C.LLAMA_POOLING_TYPE_UNSPECIFIED,
     "none": C.LLAMA_POOLING_TYPE_NONE,
     "mean": C.LLAMA_POOLING_TYPE_MEAN,
     "cls": C.LLAMA_POOLING_TYPE_CLS,
@@ -30,61 +29,55 @@ class LlamaEmbeddingRunner:
     """A context that gives hidden states instead of logits. Used from one thread only.
 
     Args:
-        model: llama_model handle; must outlive the runner.
-        n_embd: Width of the model's hidden states.
+        weights: The model; must outlive the runner.
+        n_embd: Width of its hidden states.
         pooling: One of `POOLINGS`.
-        n_tokens: Tokens in one batch. Every text lies in one batch as a whole: llama.cpp pools
-            within a batch, and encoders see a text at once.
-        n_texts: Texts in one batch.
+        n_tokens: Tokens of the longest text. Every text lies in one batch as a whole: llama.cpp
+            pools within a batch, and encoders see a text at once.
         n_threads: Compute threads.
-
-    Attributes:
-        pooling: What the model does if it was asked for its own.
 
     Raises:
         ModelLoadError: llama.cpp could not make the context.
     """
 
+    # Attention of encoders costs the square of a batch in llama.cpp, so that small ones are best.
+    token_budget = 256
+    max_texts = 64
+
     def __init__(
-        self,
-        model: Any,
-        n_embd: int,
-        *,
-        pooling: str,
-        n_tokens: int,
-        n_texts: int,
-        n_threads: int,
+        self, weights: Weights, n_embd: int, *, pooling: str, n_tokens: int, n_threads: int
     ) -> None:
         # llama.cpp reserves its buffers for as many tokens in every sequence, and ends the process
         # when that does not come out even (graph_reserve in llama-context.cpp).
-        n_tokens = -(-n_tokens // n_texts) * n_texts
+        n_tokens = -(-max(n_tokens, self.token_budget) // self.max_texts) * self.max_texts
         params = C.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = n_tokens
-        params.n_seq_max = n_texts
+        params.n_seq_max = self.max_texts
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
         params.embeddings = True
         params.pooling_type = POOLINGS[pooling]
         params.no_perf = True
-        self._context = C.llama_init_from_model(model, params)
+        self._context = C.llama_init_from_model(weights.handle, params)
         if not self._context:
             raise ModelLoadError(
                 f"llama.cpp could not make a context for embeddings of {n_tokens} tokens"
             )
+        apply_adapters(self._context, weights.adapters)
         self._memory = C.llama_get_memory(self._context)
-        kind = C.llama_pooling_type(self._context)
-        self.pooling = next(name for name, value in POOLINGS.items() if value == kind)
+        self._pooling = pooling
         self._n_values = n_embd
-        if self.pooling == "rank":
-            self._n_values = int(C.llama_model_n_cls_out(model))
-        self._n_tokens = n_tokens
+        if pooling == "rank":
+            self._n_values = int(C.llama_model_n_cls_out(weights.handle))
+        self.n_tokens = n_tokens
         self._batch = C.llama_batch_init(n_tokens, 0, 1)
 
-    def execute(self, texts: Sequence[Sequence[int]]) -> list[FloatArray]:
+    def execute(self, requests: Sequence[EmbeddingRequest]) -> list[FloatArray]:
         """Embed a batch.
 
         Args:
-            texts: Token ids of each text, none of them empty; all together at most `n_tokens`.
+            requests: The texts; all together at most `n_tokens` tokens. llama.cpp takes every
+                token for one of the first segment.
 
         Returns:
             Float32 ``[n_embd]`` per text; ``[n_tokens, n_embd]`` without pooling; ``[n_classes]``
@@ -93,7 +86,7 @@ class LlamaEmbeddingRunner:
         Raises:
             DecodeFailed: llama.cpp could not evaluate the batch.
         """
-        ends = self._fill(texts)
+        ends = self._fill([request.tokens for request in requests])
         if self._memory:
             C.llama_memory_clear(self._memory, True)
             code = C.llama_decode(self._context, self._batch)
@@ -101,7 +94,7 @@ class LlamaEmbeddingRunner:
             code = C.llama_encode(self._context, self._batch)
         if code != 0:
             raise DecodeFailed(f"llama.cpp could not embed the batch (code {code})")
-        if self.pooling == "none":
+        if self._pooling == "none":
             starts = [0, *ends[:-1]]
             return [
                 np.stack(
@@ -109,7 +102,7 @@ class LlamaEmbeddingRunner:
                 )
                 for r in zip(starts, ends, strict=True)
             ]
-        return [self._row(C.llama_get_embeddings_seq(self._context, i)) for i in range(len(texts))]
+        return [self._row(C.llama_get_embeddings_seq(self._context, i)) for i in range(len(ends))]
 
     def close(self) -> None:
         """Free the context. May be called twice."""
