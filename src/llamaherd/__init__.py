@@ -39,6 +39,11 @@ _MODULES = {
         "ThreadPoolConfig",
     ),
     "llamaherd.embeddings.embedder": ("Embedder",),
+    "llamaherd.embeddings.late_interaction": (
+        "LateInteractionHits",
+        "LateInteractionScorer",
+        "maxsim",
+    ),
     "llamaherd.embeddings.multi_vector": ("MultiVectorGenerator",),
     "llamaherd.embeddings.reranker": ("PairScore", "RankedDocuments", "Reranker"),
     "llamaherd.errors": (
@@ -106,6 +111,7 @@ if TYPE_CHECKING:
     from llamaherd.analysis.validate import *
     from llamaherd.config import *
     from llamaherd.embeddings.embedder import *
+    from llamaherd.embeddings.late_interaction import *
     from llamaherd.embeddings.multi_vector import *
     from llamaherd.embeddings.reranker import *
     from llamaherd.errors import *
