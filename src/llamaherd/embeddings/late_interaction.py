@@ -28,6 +28,7 @@ _MIN_TILE_TOKENS = 8
 # Queries that one pass over the documents serves.
 _QUERY_GROUP = 64
 _GROWTH = 1.25
+_SIGN_EXPONENT_FRACTION = np.int32(0x8FFFE000 - (1 << 32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,9 @@ class LateInteractionScorer:
         dtype: How vectors are stored: ``"float32"`` or, in half the memory, ``"float16"``, from
             which they are converted block by block. Scores are computed in float32.
         num_threads: Threads that score; by default the CPUs that this process may use.
-        block_bytes: Bytes of token vectors, in float32, that a thread works on at a time; these
-            and a quarter more or so for products should fit in a core's L2 cache.
+        block_bytes: Bytes of token vectors, in float32, that a thread works on at a time. Their
+            products take ``32 / dim`` as much and should fit in a core's L2 cache; much smaller
+            blocks make threads wait for the interpreter.
 
     Raises:
         ConfigError: An option is wrong, ids do not fit the documents, or there are no documents.
@@ -103,7 +105,7 @@ class LateInteractionScorer:
         *,
         dtype: Literal["float32", "float16"] = "float32",
         num_threads: int | None = None,
-        block_bytes: int = 1 << 20,
+        block_bytes: int = 1 << 21,
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise ConfigError(f'dtype is {dtype!r}; allowed: "float32", "float16"')
@@ -357,7 +359,7 @@ class _Scratch:
             return stored[start:stop]
         vectors = self._vectors[: stop - start]
         if self._converted != (start, stop):
-            np.copyto(vectors, stored[start:stop])
+            _widen(stored[start:stop], vectors)
             self._converted = (start, stop)
         return vectors
 
@@ -375,6 +377,17 @@ class _Scratch:
         if n_tiled < n_tokens:
             np.matmul(vectors[n_tiled:], columns, out=products[n_tiled:])
         return products
+
+
+def _widen(halves: NDArray[np.float16], out: FloatArray) -> None:
+    """Finite float16 to float32, exactly, and almost three times as fast as numpy's own cast."""
+    bits = out.view(np.int32)
+    # Exponent and fraction move to their places in float32; copies of the sign are masked out. The
+    # product corrects the exponent, which is counted from another zero, also of subnormal values.
+    np.copyto(bits, halves.view(np.int16))
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, _SIGN_EXPONENT_FRACTION, out=bits)
+    np.multiply(out, np.float32(2.0**112), out=out)
 
 
 def _check_positive(name: str, value: object) -> None:
@@ -399,7 +412,7 @@ def _id_array(ids: Iterable[Hashable]) -> NDArray[Any]:
                 f"ids: {value!r} stands at positions {earlier} and {position}; make them unique"
             )
     if isinstance(ids, np.ndarray):
-        return ids.copy()
+        return np.array(ids)
     if all(type(value) is int and abs(value) < 1 << 63 for value in listed):
         return np.array(listed, np.int64)
     # Unlike np.array, this takes tuples for what they are.
@@ -433,7 +446,7 @@ def _token_vectors(vectors: ArrayLike, name: str, *, dim: int | None = None) -> 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):
-        cast = array.astype(dtype, copy=False)
+        cast: NDArray[Any] = array.astype(dtype, copy=False)
     if not np.isfinite(cast).all():
         token, value = np.argwhere(~np.isfinite(cast))[0].tolist()
         found = array[token, value]
