@@ -109,7 +109,8 @@ def test_an_iterator_is_never_held_twice_and_scoring_takes_little() -> None:
         assert peak < 1.4 * scorer.nbytes
         tracemalloc.reset_peak()
         scorer.search_batch([vectors(rng, 32, 64) for _ in range(100)])
-        assert tracemalloc.get_traced_memory()[1] - size < 8 << 20
+        # The products of one query with all tokens would take 31 MiB.
+        assert tracemalloc.get_traced_memory()[1] - size < 12 << 20
     finally:
         tracemalloc.stop()
 
