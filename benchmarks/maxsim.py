@@ -83,21 +83,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, object]:
         name = f"search_batch, {kind} lengths, {dtype}"
         cases[name] = lambda one=one: one.search_batch(queries, 100)
     seconds = timed(cases, arguments.runs)
-    base = statistics.median(seconds["numpy: product only"])
     operations = 2 * n * mean * arguments.dim * arguments.query_tokens
-    rows = []
-    for name, times in seconds.items():
-        n_queries = len(queries) if name.startswith("search_batch") else 1
-        median = statistics.median(times) / n_queries
-        rows.append(
-            {
-                "case": name,
-                "ms_per_query": round(1e3 * median, 1),
-                "range_ms": [round(1e3 * f(times) / n_queries, 1) for f in (min, max)],
-                "gflops": round(operations / median / 1e9),
-                "speed_of_numpy_product": round(base / median, 2),
-            }
-        )
     searching = scorers["varied", "float16"]
     return {
         "documents": n,
@@ -112,8 +98,29 @@ def compare(arguments: argparse.Namespace) -> dict[str, object]:
         "products_mib": products.nbytes >> 20,
         "search_peak_mib": peak_mib(lambda: searching.search(query, 100)),
         "search_batch_peak_mib": peak_mib(lambda: searching.search_batch(queries, 100)),
-        "cases": rows,
+        "cases": summary(seconds, operations, len(queries)),
     }
+
+
+def summary(
+    seconds: dict[str, list[float]], operations: int, batch: int
+) -> list[dict[str, object]]:
+    """Figures of each case per query, which takes so many operations."""
+    base = statistics.median(seconds["numpy: product only"])
+    rows: list[dict[str, object]] = []
+    for name, times in seconds.items():
+        n_queries = batch if name.startswith("search_batch") else 1
+        median = statistics.median(times) / n_queries
+        rows.append(
+            {
+                "case": name,
+                "ms_per_query": round(1e3 * median, 1),
+                "range_ms": [round(1e3 * f(times) / n_queries, 1) for f in (min, max)],
+                "gflops": round(operations / median / 1e9),
+                "speed_of_numpy_product": round(base / median, 2),
+            }
+        )
+    return rows
 
 
 def cut(lengths, total: int):
