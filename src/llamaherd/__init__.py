@@ -76,6 +76,7 @@ _MODULES = {
         "WorkerCrashed",
     ),
     "llamaherd.jobs.job": ("JobSummary", "run_job"),
+    "llamaherd.jobs.vectors": ("embed_job",),
     "llamaherd.models.info": ("ModelInfo",),
     "llamaherd.models.model": ("Model",),
     "llamaherd.processing.classify": ("Classification", "Classifier", "classify"),
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from llamaherd.embeddings.reranker import *
     from llamaherd.errors import *
     from llamaherd.jobs.job import *
+    from llamaherd.jobs.vectors import *
     from llamaherd.models.info import *
     from llamaherd.models.model import *
     from llamaherd.processing.classify import *

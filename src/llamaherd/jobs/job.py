@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -24,14 +24,30 @@ from llamaherd.jobs.inputs import (
     table_columns,
 )
 from llamaherd.jobs.log import JobLog, LineParser, parse_line, read_settings
-from llamaherd.jobs.outputs import check_format, is_log, log_path, write_table
+from llamaherd.jobs.outputs import (
+    TABLES,
+    TableWriter,
+    check_format,
+    is_log,
+    log_path,
+    write_table,
+)
 from llamaherd.jobs.prompts import PromptMaker, read_template
 from llamaherd.jobs.work import Answers, NumberedRow, Outcome, Work
 from llamaherd.models.model import Model
 from llamaherd.processing.parallel import ParallelProcessor
 from llamaherd.processing.progress import is_interactive, show_progress
 
-__all__ = ["RESULT_COLUMNS", "Job", "JobSummary", "RecordForm", "describe", "record_of", "run_job"]
+__all__ = [
+    "RESULT_COLUMNS",
+    "Job",
+    "JobSummary",
+    "RecordForm",
+    "describe",
+    "record_of",
+    "run_job",
+    "run_shown",
+]
 
 _MAX_LISTED = 10
 # Columns of results. Input columns of these names are written as input_NAME.
@@ -80,10 +96,12 @@ class RecordForm:
     Attributes:
         write: From an outcome to an object.
         parse: From its line to the row's number and whether it succeeded.
+        tables: What can be made of these lines in the end, by the output's ending.
     """
 
     write: Callable[[Outcome], dict[str, Any]]
-    parse: LineParser
+    parse: LineParser = parse_line
+    tables: Mapping[str, TableWriter] = field(default_factory=lambda: TABLES)
 
 
 class Job:
@@ -91,7 +109,8 @@ class Job:
 
     Args:
         source: See `read_source`.
-        output: A path that ends in ``.jsonl``, ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``.
+        output: A path that ends in ``.jsonl``, or like one of the tables of `form`: ``.csv``,
+            ``.tsv``, ``.parquet`` or ``.txt`` if it says nothing else.
         overwrite: Begin anew if the output exists.
         accept_changes: Go on although the model, the prompt or the settings changed.
         retry_failed: Run rows again that failed before.
@@ -116,14 +135,14 @@ class Job:
         retry_failed: bool = False,
         form: RecordForm | None = None,
     ) -> None:
-        self._form = form or RecordForm(record_of, parse_line)
+        self._form = form or RecordForm(record_of)
         self._source = source
         self._output = Path(output)
         self._log_path = log_path(self._output)
         self._overwrite = overwrite
         self._accept_changes = accept_changes
         self._retry_failed = retry_failed
-        check_format(self._output)
+        check_format(self._output, self._form.tables)
         self._known = None if overwrite else read_settings(self._log_path)
         self._check_paths()
         self.rows = StoppableRows(read_source(source))
@@ -192,9 +211,13 @@ class Job:
         columns = table_columns(self._source)
         if columns is None:
             return
-        missing = sorted(work.columns - {*columns, "text"})
+        own_text = {"text"} if "prompt" in columns else set()
+        missing = sorted(work.columns - {*columns} - own_text)
         if missing:
-            raise InputError(f"no column {missing[0]!r}; there are: {', '.join(columns)}")
+            raise InputError(
+                f"no column {missing[0]!r}; there are: {', '.join(columns) or 'none'}; "
+                "name one in the prompt: '{" + (columns or ["title"])[0] + "}'"
+            )
 
     def _is_finished(self) -> bool:
         """Whether a table was written and its log removed, since no row failed."""
@@ -208,7 +231,7 @@ class Job:
     def _finish(self, log: JobLog, summary: JobSummary) -> None:
         if is_log(self._output) or not summary.is_complete:
             return
-        write_table(self._log_path, self._output)
+        write_table(self._log_path, self._output, self._form.tables)
         if summary.n_failed == 0:
             log.discard()
 
@@ -311,9 +334,14 @@ def _run_answers(
     template = read_template(prompt, prompt_file)
     prompts = PromptMaker(processor.model, template, system=system, raw=raw)
     work = Answers(processor, prompts, config or GenerationConfig(), ordered=ordered)
+    return run_shown(job, processor.model, work, progress)
+
+
+def run_shown(job: Job, model: Model, work: Work, progress: bool | None) -> JobSummary:
+    """Run a job, with a bar if `progress` is True, or None and somebody is looking."""
     if not (progress or (progress is None and is_interactive())):
-        return job.run(processor.model, work)
-    return job.run(processor.model, _Shown(work, job.count()))
+        return job.run(model, work)
+    return job.run(model, _Shown(work, job.count()))
 
 
 class _Shown:
@@ -335,11 +363,16 @@ class _Shown:
         )
 
 
-def record_of(outcome: Outcome) -> dict[str, Any]:
-    """A row's record: its number, its columns, its result."""
+def record_of(outcome: Outcome, results: Set[str] = RESULT_COLUMNS) -> dict[str, Any]:
+    """A row's record: its number, its columns, its result.
+
+    Args:
+        outcome: What became of the row.
+        results: Columns of results; input columns of these names are called ``input_NAME``.
+    """
     record: dict[str, Any] = {"index": outcome.index, "success": outcome.error is None}
     for name, value in outcome.row.fields.items():
-        record[f"input_{name}" if name in RESULT_COLUMNS else name] = value
+        record[f"input_{name}" if name in results else name] = value
     record.update(outcome.fields)
     return record
 

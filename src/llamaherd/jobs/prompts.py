@@ -220,8 +220,8 @@ class TextMaker:
 
     @property
     def columns(self) -> frozenset[str]:
-        """Columns that every row needs."""
-        return self._source.columns if self._source is not None else frozenset()
+        """Columns that every row needs; ``text`` is also a line of text, or the prompt of a row."""
+        return self._source.columns if self._source is not None else frozenset({"text"})
 
     def of(self, row: InputRow) -> str:
         """The text of a row.
@@ -235,7 +235,11 @@ class TextMaker:
         if self._source is not None:
             return self.render(self._source.values(row))
         if row.text is None:
-            raise InputError(_problem(row))
+            known = ", ".join(map(str, row.fields)) or "none"
+            raise InputError(
+                f'{row.where}: the row has no column "text", but: {known}; say what its text is '
+                "with a prompt such as '{title}'"
+            )
         return row.text
 
     def render(self, values: Mapping[str, Any]) -> str:
