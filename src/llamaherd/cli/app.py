@@ -9,18 +9,22 @@ from typing import Annotated
 import typer
 
 from llamaherd import __version__
+from llamaherd.cli.embed import embed
 from llamaherd.cli.exits import CommandEnded
 from llamaherd.cli.options import (
     AcceptOption,
     BatchOption,
+    CalibrateOption,
     ChoicesOption,
     CleanOption,
     EngineOption,
+    ExamplesOption,
     FormatOption,
     GpuOption,
     GrammarOption,
     IgnoreEosOption,
     InputOption,
+    InstructionsOption,
     JsonOption,
     JsonSchemaOption,
     LogprobsOption,
@@ -38,6 +42,7 @@ from llamaherd.cli.options import (
     RegexOption,
     RetriesOption,
     RetryFailedOption,
+    RowTextOption,
     SeedOption,
     StopOption,
     StripOption,
@@ -49,6 +54,8 @@ from llamaherd.cli.options import (
     TopKOption,
     TopPOption,
     VerboseOption,
+    load_options,
+    table_argument,
 )
 
 __all__ = ["app"]
@@ -174,7 +181,7 @@ def run(
         choices=split_names(choices) if choices is not None else None,
         grammar=read_text(grammar),
     )
-    names, input = _table_argument(prompts, input)
+    names, input = table_argument(prompts, input)
     options = RunOptions(
         prompts=names,
         input=input,
@@ -192,7 +199,7 @@ def run(
         quiet=quiet,
         progress=progress,
     )
-    load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
+    load = load_options(engine, threads, n_ctx, gpu_layers, verbose)
     raise CommandEnded(run_prompts(model, load, config, options))
 
 
@@ -210,18 +217,10 @@ def classify(
     accept_changes: AcceptOption = False,
     retry_failed: RetryFailedOption = False,
     format: FormatOption = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEMPLATE", help="The text of a row: '{title}. {body}'")
-    ] = None,
-    instructions: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What to ask, with {labels} and {text}")
-    ] = None,
-    examples: Annotated[
-        str | None, typer.Option(metavar="FILE", help="CSV with the columns text and label")
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Correct for labels that the model prefers anyway")
-    ] = False,
+    prompt: RowTextOption = None,
+    instructions: InstructionsOption = None,
+    examples: ExamplesOption = None,
+    calibrate: CalibrateOption = False,
     progress: ProgressOption = None,
     quiet: QuietOption = False,
     model: ModelOption = "demo",
@@ -236,7 +235,7 @@ def classify(
     from llamaherd.cli.classify import LabelOptions, classify_rows, read_examples
     from llamaherd.cli.run import RunOptions, split_names
 
-    names, input = _table_argument(texts, input)
+    names, input = table_argument(texts, input)
     options = RunOptions(
         prompts=names,
         input=input,
@@ -251,8 +250,13 @@ def classify(
         progress=progress,
     )
     wanted = LabelOptions(split_names(labels), instructions, read_examples(examples), calibrate)
-    load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
+    load = load_options(engine, threads, n_ctx, gpu_layers, verbose)
     raise CommandEnded(classify_rows(model, load, wanted, options))
+
+
+app.command(
+    epilog="Example: llamaherd embed news.csv --prompt '{title}. {body}' -o vectors.parquet"
+)(embed)
 
 
 @app.command(epilog="Example: echo 'What is the capital of Peru?' | llamaherd chat --temperature 0")
@@ -287,7 +291,7 @@ def chat(
         stop=tuple(stop or ()),
         strip_thinking=strip_thinking,
     )
-    talk(model, _load_options(engine, threads, n_ctx, gpu_layers, verbose), config, system)
+    talk(model, load_options(engine, threads, n_ctx, gpu_layers, verbose), config, system)
 
 
 @app.command(epilog="Example: echo 'Hello world' | llamaherd tokenize --pieces")
@@ -386,7 +390,7 @@ def batch(
         quiet=quiet,
         progress=progress,
     )
-    load = _load_options(engine, threads, n_ctx, gpu_layers, verbose)
+    load = load_options(engine, threads, n_ctx, gpu_layers, verbose)
     raise CommandEnded(answer_batch(model, load, max_tokens, options))
 
 
@@ -449,26 +453,3 @@ def compare(
         progress=progress,
     )
     raise CommandEnded(compare_variants(options))
-
-
-def _table_argument(
-    prompts: list[str] | None, input: str | None
-) -> tuple[tuple[str, ...], str | None]:
-    """Prompts and the input; a single argument that is the name of a table is the input."""
-    if prompts and len(prompts) == 1 and input is None:
-        is_table = prompts[0].lower().endswith((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"))
-        if is_table and os.path.isfile(prompts[0]):
-            return (), prompts[0]
-    return tuple(prompts or ()), input
-
-
-def _load_options(
-    engine: str, threads: int | None, n_ctx: int | None, gpu_layers: int, verbose: bool
-) -> dict[str, object]:
-    return {
-        "engine": engine,
-        "threads": threads,
-        "n_ctx": n_ctx,
-        "gpu_layers": gpu_layers,
-        "verbosity": 2 if verbose else 0,
-    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 
 import typer
 
@@ -45,9 +46,22 @@ __all__ = [
     "TopKOption",
     "TopPOption",
     "VerboseOption",
+    "CalibrateOption",
+    "DimOption",
+    "ExamplesOption",
+    "InstructionsOption",
+    "NormalizeOption",
+    "PoolingOption",
+    "PrefixOption",
+    "RowTextOption",
+    "TruncateOption",
+    "VectorOutputOption",
+    "load_options",
+    "table_argument",
 ]
 
 _INPUT, _SAMPLING, _ENGINE = "Input and output", "Generation", "Model and engine"
+_VECTORS = "Vectors"
 
 ModelOption = Annotated[
     str,
@@ -232,3 +246,82 @@ TimeoutOption = Annotated[
 RetriesOption = Annotated[
     int, typer.Option(metavar="N", rich_help_panel=_SAMPLING, help="After an error that may pass")
 ]
+RowTextOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        rich_help_panel=_INPUT,
+        help="The text of a row: '{title}. {body}'. Default: the column text",
+    ),
+]
+InstructionsOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What to ask, with {labels} and {text}")
+]
+ExamplesOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="CSV with the columns text and label")
+]
+CalibrateOption = Annotated[
+    bool, typer.Option("--calibrate", help="Correct for labels that the model prefers anyway")
+]
+VectorOutputOption = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        rich_help_panel=_INPUT,
+        help=".parquet, .npy, .jsonl; -: stdout, as JSON lines. A file goes on where it was",
+    ),
+]
+PrefixOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", rich_help_panel=_INPUT, help="Put before every text, as 'passage: '"
+    ),
+]
+PoolingOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_VECTORS,
+        help="auto (what the model was made for), mean, cls or last",
+    ),
+]
+NormalizeOption = Annotated[
+    bool,
+    typer.Option("--normalize/--no-normalize", rich_help_panel=_VECTORS, help="To length 1"),
+]
+DimOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_VECTORS, help="Keep only the first N values"),
+]
+TruncateOption = Annotated[
+    bool,
+    typer.Option(
+        "--truncate", rich_help_panel=_VECTORS, help="Cut long texts instead of failing them"
+    ),
+]
+
+
+def table_argument(
+    prompts: list[str] | None, input: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """Prompts and the input; a single argument that is the name of a table is the input."""
+    if prompts and len(prompts) == 1 and input is None:
+        is_table = prompts[0].lower().endswith((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"))
+        if is_table and os.path.isfile(prompts[0]):
+            return (), prompts[0]
+    return tuple(prompts or ()), input
+
+
+def load_options(
+    engine: str, threads: int | None, n_ctx: int | None, gpu_layers: int, verbose: bool
+) -> dict[str, Any]:
+    """Arguments of `Model.load`."""
+    return {
+        "engine": engine,
+        "threads": threads,
+        "n_ctx": n_ctx,
+        "gpu_layers": gpu_layers,
+        "verbosity": 2 if verbose else 0,
+    }

@@ -71,12 +71,15 @@ class RunProgress:
     def summary(self) -> str:
         """One line for the end."""
         seconds = self._seconds()
-        reused = self._n_cached_tokens / max(1, self._n_prompt_tokens)
-        return (
+        rates = (
             f"{self._rows()} in {seconds:.1f} s: {self.n_done / seconds:.1f} rows/s, "
-            f"{self._n_prompt_tokens / seconds:.0f} prompt tokens/s ({reused:.0%} reused), "
-            f"{self._n_generated_tokens / seconds:.0f} generated tokens/s"
+            f"{self._n_prompt_tokens / seconds:.0f} "
         )
+        if not self._n_generated_tokens and not self._n_cached_tokens:
+            return rates + "tokens/s"
+        reused = self._n_cached_tokens / max(1, self._n_prompt_tokens)
+        generated = self._n_generated_tokens / seconds
+        return rates + f"prompt tokens/s ({reused:.0%} reused), {generated:.0f} generated tokens/s"
 
     def _rows(self) -> str:
         total = f"/{self._n_total}" if self._n_total is not None else ""
@@ -85,10 +88,11 @@ class RunProgress:
 
     def _counts(self) -> str:
         seconds = self._seconds()
+        n_generated = self._n_generated_tokens
+        generated = f"+{n_generated / seconds:.0f}" if n_generated else ""
         return (
             f"{self._rows()}, {self.n_done / seconds:.1f} rows/s, "
-            f"{self._n_prompt_tokens / seconds:.0f}+{self._n_generated_tokens / seconds:.0f} "
-            "tokens/s"
+            f"{self._n_prompt_tokens / seconds:.0f}{generated} tokens/s"
         )
 
     def _seconds(self) -> float:

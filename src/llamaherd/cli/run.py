@@ -6,8 +6,10 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +26,7 @@ from llamaherd.models.model import Model
 from llamaherd.processing.parallel import ParallelProcessor
 
 __all__ = [
+    "OpenWork",
     "RunOptions",
     "WorkMaker",
     "is_stream",
@@ -31,6 +34,7 @@ __all__ = [
     "read_text",
     "run_prompts",
     "run_rows",
+    "run_work",
     "split_names",
 ]
 
@@ -98,6 +102,25 @@ class WorkMaker(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """Work that may begin.
+
+    Attributes:
+        model: The model.
+        work: The work.
+        cancel: Ends the rows in work, called again and again after Ctrl-C.
+    """
+
+    model: Model
+    work: Work
+    cancel: Callable[[], object]
+
+
+Opening = Callable[[bool], AbstractContextManager[OpenWork]]
+"""Loads a model and makes the work; the argument says whether rows shall come in order."""
+
+
 class _Answering:
     def __init__(self, options: RunOptions, config: GenerationConfig) -> None:
         self._options = options
@@ -140,23 +163,29 @@ def run_rows(
         load: Further arguments of `Model.load`.
         maker: Makes the work.
         options: Everything else.
-        form: How finished rows are written into a file.
+        form: How finished rows are written.
+    """
+    return run_work(partial(_processing, source, load, maker, options), options, form)
+
+
+def run_work(opening: Opening, options: RunOptions, form: RecordForm | None = None) -> int:
+    """Do some work with all rows; return the exit code.
+
+    Args:
+        opening: Loads the model and makes the work, once the input and the output are known to
+            be good.
+        options: Everything else.
+        form: How finished rows are written.
     """
     if is_stream(options.output):
-        return _run_stream(source, load, maker, options)
-    return _run_job(source, load, maker, options, form)
+        return _run_stream(opening, options, form)
+    return _run_job(opening, options, form)
 
 
 # ── into a file ─────────────────────────────────────────────────────────────────────────────
 
 
-def _run_job(
-    source: str,
-    load: dict[str, Any],
-    maker: WorkMaker,
-    options: RunOptions,
-    form: RecordForm | None,
-) -> int:
+def _run_job(opening: Opening, options: RunOptions, form: RecordForm | None) -> int:
     if options.prompts and options.input is not None:
         raise InputError("give prompts as arguments or with --input, not both")
     if not options.prompts and options.input is None and sys.stdin.isatty():
@@ -169,11 +198,10 @@ def _run_job(
         retry_failed=options.retry_failed,
         form=form,
     )
-    with _opened(source, load, options) as processor:
-        work = maker.make(processor, ordered=bool(options.ordered))
+    with opening(bool(options.ordered)) as opened:
         progress = RunProgress(job.count(), shown=_shows_progress(options, False))
-        with progress, _interruptible(job.rows, processor):
-            summary = job.run(processor.model, work, progress.add)
+        with progress, _interruptible(job.rows, opened.cancel):
+            summary = job.run(opened.model, opened.work, progress.add)
     if not options.quiet:
         if summary.n_before:
             say(f"{summary.n_before} rows were done before")
@@ -194,19 +222,18 @@ def _run_job(
 # ── to standard output ──────────────────────────────────────────────────────────────────────
 
 
-def _run_stream(source: str, load: dict[str, Any], maker: WorkMaker, options: RunOptions) -> int:
+def _run_stream(opening: Opening, options: RunOptions, form: RecordForm | None) -> int:
     rows = StoppableRows(read_rows(options.prompts, options.input))
-    with (
-        RowWriter(options.output, source=options.input, overwrite=options.overwrite) as writer,
-        _opened(source, load, options) as processor,
-    ):
+    with RowWriter(options.output, source=options.input, overwrite=options.overwrite) as writer:
         n_total = len(options.prompts) or count_rows(options.input)
         as_json = not writer.is_terminal if options.format is None else options.format == "jsonl"
+        to_record = (form.write if form is not None else record_of) if as_json else None
         is_ordered = not as_json if options.ordered is None else options.ordered
-        outcomes = maker.make(processor, ordered=is_ordered).outcomes(iter(rows))
-        progress = RunProgress(n_total, shown=_shows_progress(options, writer.is_terminal))
-        with progress, _interruptible(rows, processor):
-            failures = _write_all(outcomes, rows, writer, as_json, progress)
+        with opening(is_ordered) as opened:
+            outcomes = opened.work.outcomes(iter(rows))
+            progress = RunProgress(n_total, shown=_shows_progress(options, writer.is_terminal))
+            with progress, _interruptible(rows, opened.cancel):
+                failures = _write_all(outcomes, rows, writer, to_record, progress)
     if not options.quiet:
         say(progress.summary())
     list_failures(failures, progress.n_failed)
@@ -222,16 +249,16 @@ def _write_all(
     outcomes: Iterator[Outcome],
     rows: StoppableRows,
     writer: RowWriter,
-    as_json: bool,
+    to_record: Callable[[Outcome], dict[str, Any]] | None,
     progress: RunProgress,
 ) -> list[str]:
-    """Write every result; return a line for each of the first failed rows."""
+    """Write every result, without `to_record` as text; return a line for the first failed rows."""
     failures: list[str] = []
     for outcome in outcomes:
         if rows.is_stopped and outcome.is_cancelled:
             continue
-        if as_json:
-            writer.write_json(record_of(outcome))
+        if to_record is not None:
+            writer.write_json(to_record(outcome))
         else:
             # A line per row, whatever happens, so that lines of input and output correspond.
             text = outcome.fields.get("text", outcome.fields.get("label"))
@@ -246,14 +273,17 @@ def _write_all(
 
 
 @contextlib.contextmanager
-def _opened(source: str, load: dict[str, Any], options: RunOptions) -> Iterator[ParallelProcessor]:
+def _processing(
+    source: str, load: dict[str, Any], maker: WorkMaker, options: RunOptions, ordered: bool
+) -> Iterator[OpenWork]:
     with (
         Model.load(source, **load) as model,
         ParallelProcessor(
             model, max_batch_size=options.max_batch_size, n_ctx=load["n_ctx"]
         ) as processor,
     ):
-        yield processor
+        work = maker.make(processor, ordered=ordered)
+        yield OpenWork(processor.model, work, processor.cancel)
 
 
 def list_failures(failures: list[str], n_failed: int) -> None:
@@ -265,7 +295,7 @@ def list_failures(failures: list[str], n_failed: int) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(rows: StoppableRows, processor: ParallelProcessor) -> Iterator[None]:
+def _interruptible(rows: StoppableRows, cancel_rows: Callable[[], object]) -> Iterator[None]:
     """The first Ctrl-C starts nothing new and cancels rows in work; the second one quits."""
     is_stopping, is_over = threading.Event(), threading.Event()
 
@@ -273,7 +303,7 @@ def _interruptible(rows: StoppableRows, processor: ParallelProcessor) -> Iterato
         # Again and again: rows that are just being read are submitted after the first time.
         is_stopping.wait()
         while not is_over.wait(_CANCEL_SECONDS):
-            processor.cancel()
+            cancel_rows()
 
     def stop(signum: int, frame: object) -> None:
         if rows.is_stopped:
