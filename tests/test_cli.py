@@ -19,7 +19,7 @@ from llamaherd import GenerationConfig, Model, PromptTooLong
 from llamaherd.cli import chat
 from llamaherd.cli.demo_rows import demo_prompts
 
-COMMANDS = ("demo", "run", "chat", "tokenize", "info", "models")
+COMMANDS = ("demo", "run", "embed", "chat", "tokenize", "info", "models")
 
 
 def test_help_is_quick_and_wrong_options_could_not_run() -> None:

@@ -254,9 +254,7 @@ def classify(
     raise CommandEnded(classify_rows(model, load, wanted, options))
 
 
-app.command(
-    epilog="Example: llamaherd embed news.csv --prompt '{title}. {body}' -o vectors.parquet"
-)(embed)
+app.command(epilog="Example: echo 'The Rovers won the cup' | llamaherd embed --dim 8")(embed)
 
 
 @app.command(epilog="Example: echo 'What is the capital of Peru?' | llamaherd chat --temperature 0")

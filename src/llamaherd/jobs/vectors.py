@@ -27,8 +27,7 @@ RowPooling = Literal["auto", "mean", "cls", "last"]
 
 _RESULTS = frozenset({"index", "success", "embedding", "n_tokens", "error"})
 # Rows that are computed, and become durable, together: few enough that little is lost and Ctrl-C
-# is soon obeyed, and enough to find texts of like length. The number is fixed, since llama.cpp's
-# last bits depend on which texts share a batch.
+# is soon obeyed, and enough to find texts of like length.
 _ROWS_TOGETHER = 256
 
 
@@ -127,7 +126,9 @@ class Vectors:
 
     def outcomes(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
         """Embed the rows, in their order."""
-        while together := list(itertools.islice(rows, _ROWS_TOGETHER)):
+        # The same rows share batches, on which llama.cpp's last bits depend, when a job goes on.
+        for _, group in itertools.groupby(rows, lambda row: row[0] // _ROWS_TOGETHER):
+            together = list(group)
             texts: list[str] = []
             errors: list[LlamaherdError | None] = []
             for _, row in together:
