@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -126,9 +125,7 @@ class Vectors:
 
     def outcomes(self, rows: Iterator[NumberedRow]) -> Iterator[Outcome]:
         """Embed the rows, in their order."""
-        # The same rows share batches, on which llama.cpp's last bits depend, when a job goes on.
-        for _, group in itertools.groupby(rows, lambda row: row[0] // _ROWS_TOGETHER):
-            together = list(group)
+        for together in _together(rows):
             texts: list[str] = []
             errors: list[LlamaherdError | None] = []
             for _, row in together:
@@ -246,6 +243,25 @@ def _check_pooling(pooling: str, allowed: tuple[str, ...]) -> None:
     }
     names = ", ".join(f'"{name}"' for name in allowed)
     raise ConfigError(f"pooling is {pooling!r}; {why.get(pooling, f'allowed: {names}')}")
+
+
+def _together(rows: Iterator[NumberedRow]) -> Iterator[list[NumberedRow]]:
+    """Neighbors that are computed together, the same ones when a job goes on.
+
+    What shares a batch tells in llama.cpp's last bits.
+    """
+    group: list[NumberedRow] = []
+    for row in rows:
+        if group and row[0] // _ROWS_TOGETHER != group[0][0] // _ROWS_TOGETHER:
+            yield group
+            group = []
+        group.append(row)
+        # A row that is read ahead would be computed alone if the job is stopped here.
+        if (row[0] + 1) % _ROWS_TOGETHER == 0:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _outcome(
