@@ -4,7 +4,7 @@
 
 The GGUF file is made from the folder by tools/convert_bert.py. sentence-transformers runs in
 float32 with batches of 32, which it sorts by length; llama-cpp-python's create_embedding takes one
-text after the other. Engines take turns, each run in a process of its own; loading is not timed.
+text after the other, from the same GGUF file as ours. Engines take turns, each run in a process of its own; loading is not timed.
 The vectors of all engines are compared with those of sentence-transformers.
 """
 
@@ -75,7 +75,7 @@ def llamaherd(texts: list[str], arguments: argparse.Namespace) -> tuple[float, n
     from llamaherd import Embedder, Model
 
     with (
-        Model.load(arguments.gguf, engine="llama.cpp", threads=arguments.threads) as model,
+        Model.load(arguments.gguf, threads=arguments.threads) as model,
         Embedder(model) as embedder,
     ):
         embedder.embed(texts[:8])
