@@ -4,8 +4,9 @@
 
 The GGUF file is made from the folder by tools/convert_bert.py. sentence-transformers runs in
 float32 with batches of 32, which it sorts by length; llama-cpp-python's create_embedding takes one
-text after the other, from the same GGUF file as ours. Engines take turns, each run in a process of its own; loading is not timed.
-The vectors of all engines are compared with those of sentence-transformers.
+text after the other, from the same GGUF file as ours. Engines take turns, each run in a process of
+its own; loading is not timed. The vectors of all engines are compared with those of
+sentence-transformers.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = {
     "label_reviews": ["r1  positive", "r2  negative", "5 now", "answers by label: ['positive'"],
+    "search": ["one vector per text", "one vector per token", "reading both together"],
     "compare_prompts": ["title and text: accuracy", "kappa", "report.html"],
 }
 

@@ -8,17 +8,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from llamaherd.embeddings.embedder import Embedder, Embedding
-from llamaherd.errors import ConfigError, DecodeFailed, JobChanged, LlamaherdError
+from llamaherd.embeddings.embedder import Embedder
+from llamaherd.errors import ConfigError, JobChanged, LlamaherdError
 from llamaherd.jobs.inputs import InputRow, Source
 from llamaherd.jobs.job import Job, JobSummary, RecordForm, record_of, run_shown
 from llamaherd.jobs.outputs import VECTOR_TABLES, encode_vector, is_log
 from llamaherd.jobs.prompts import RowTemplate, TextMaker, read_template
 from llamaherd.jobs.work import NumberedRow, Outcome
 from llamaherd.models.model import Model
-from llamaherd.results import RowError
+from llamaherd.results import Embedding, RowError
 
 __all__ = ["RowPooling", "VectorOptions", "Vectors", "embed_job", "vector_form"]
 
@@ -268,16 +266,11 @@ def _outcome(
     index: int, row: InputRow, embedding: Embedding, error: LlamaherdError | None
 ) -> Outcome:
     problem = RowError.from_exception(error) if error is not None else embedding.error
-    vector = embedding.vector
-    if vector is not None and not np.isfinite(vector).all():
-        # Files of vectors say by NaN that a row failed.
-        problem = RowError.from_exception(DecodeFailed("the vector has values that are no numbers"))
-    is_good = problem is None
     return Outcome(
         index,
         row,
         {
-            "embedding": vector if is_good else None,
+            "embedding": embedding.vector if problem is None else None,
             "n_tokens": embedding.n_tokens,
             "error": {"type": problem.type, "message": problem.message} if problem else None,
         },

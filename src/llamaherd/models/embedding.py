@@ -17,6 +17,7 @@ from llamaherd.engine.embedding import EmbeddingEngine, EmbeddingRequest, Embedd
 from llamaherd.engine.plan import FloatArray
 from llamaherd.errors import (
     ConfigError,
+    DecodeFailed,
     InsufficientMemory,
     InvalidPrompt,
     LlamaherdError,
@@ -363,6 +364,8 @@ def _rows(
                 yield failed[index]
                 continue
             request, found = requests[index], next(results)
+            if not isinstance(found, LlamaherdError) and not np.isfinite(found).all():
+                found = DecodeFailed("the model gave values that are no numbers; check its file")
             if isinstance(found, LlamaherdError):
                 problem = RowError.from_exception(found)
                 yield Embedding(index, n_tokens=len(request.tokens), error=problem)
