@@ -227,3 +227,12 @@ def test_demo_rows_are_all_different() -> None:
     """Equal greedy rows would be computed once only, and flatter the figures."""
     prompts = list(itertools.islice(demo_prompts(), 5000))
     assert len(set(prompts)) == 5000
+
+
+@pytest.mark.parametrize(
+    "command", [("tokenize",), ("run", "--temperature=0"), ("embed", "--dim=2")]
+)
+def test_a_dash_is_standard_input(command: tuple[str, ...]) -> None:
+    named = llamaherd(*command, "-", stdin="What is the capital of Peru?\n", check=True)
+    piped = llamaherd(*command, stdin="What is the capital of Peru?\n", check=True)
+    assert named.stdout == piped.stdout

@@ -317,6 +317,8 @@ def tokenize(
     """Turn texts into token ids, a line each."""
     from llamaherd.cli.tokenize import TokenizeOptions, tokenize_texts
 
+    if texts == ["-"] and input is None:
+        texts, input = None, "-"
     options = TokenizeOptions(count=count, pieces=pieces, json=json, special=special, bos=bos)
     raise CommandEnded(tokenize_texts(model, tuple(texts or ()), input, options))
 

@@ -306,8 +306,10 @@ TruncateOption = Annotated[
 def table_argument(
     prompts: list[str] | None, input: str | None
 ) -> tuple[tuple[str, ...], str | None]:
-    """Prompts and the input; a single argument that is the name of a table is the input."""
+    """Prompts and the input, which is also a single argument that is a table's name or "-"."""
     if prompts and len(prompts) == 1 and input is None:
+        if prompts[0] == "-":
+            return (), "-"
         is_table = prompts[0].lower().endswith((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"))
         if is_table and os.path.isfile(prompts[0]):
             return (), prompts[0]
