@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
@@ -116,9 +118,12 @@ def test_embeddings(tmp_path: Path) -> None:
             request("bad", "/v1/embeddings", input=["fine", ""]),
             request("other"),
             request("odd", "/v1/embeddings", input=5),
+            request("short", "/v1/embeddings", input="The cup is ours.", dimensions=8),
+            request("coded", "/v1/embeddings", input="Shares rose.", encoding_format="base64"),
+            request("long", "/v1/embeddings", input="Shares rose.", dimensions=257),
         ],
     )
-    assert code == 2 and len(rows) == 5
+    assert code == 2 and len(rows) == 8
     one, two = (
         CreateEmbeddingResponse.model_validate(rows[name]["response"]["body"], strict=True)
         for name in ("one", "two")
@@ -126,7 +131,20 @@ def test_embeddings(tmp_path: Path) -> None:
     assert len(two.data) == 2 and two.usage.total_tokens > 0
     cosine = sum(a * b for a, b in zip(one.data[0].embedding, two.data[1].embedding, strict=True))
     assert cosine > 0.999
-    for name, message in (("bad", "empty"), ("other", "no other requests"), ("odd", "a text")):
+    short, coded = (
+        np.array(one.data[0].embedding[:8]),
+        rows["coded"]["response"]["body"]["data"][0]["embedding"],
+    )
+    cut = rows["short"]["response"]["body"]["data"][0]["embedding"]
+    np.testing.assert_allclose(cut, short / np.linalg.norm(short), atol=1e-5)
+    decoded = np.frombuffer(base64.b64decode(coded), "<f4")
+    np.testing.assert_allclose(decoded, two.data[0].embedding, atol=1e-5)
+    for name, message in {
+        "bad": "empty",
+        "other": "no other requests",
+        "odd": "a text",
+        "long": "1 to 256",
+    }.items():
         assert message in rows[name]["error"]["message"]
 
 
