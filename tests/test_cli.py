@@ -236,3 +236,16 @@ def test_a_dash_is_standard_input(command: tuple[str, ...]) -> None:
     named = llamaherd(*command, "-", stdin="What is the capital of Peru?\n", check=True)
     piped = llamaherd(*command, stdin="What is the capital of Peru?\n", check=True)
     assert named.stdout == piped.stdout
+
+
+def test_bench_measures_with_one_row_and_many() -> None:
+    options = ("--rows=1,8", "--max-tokens=8", "--prompt-tokens=16", "--runs=1")
+    done = llamaherd("bench", *options, "--json", check=True)
+    facts = json.loads(done.stdout)
+    assert [speed["rows"] for speed in facts["speeds"]] == [1, 8]
+    assert all(speed["generated_tokens_per_s"] > 0 for speed in facts["speeds"])
+    assert "8 at once:" in done.stderr
+    shown = llamaherd("bench", *options, check=True).stdout
+    assert "rows at once" in shown and "generated tokens/s" in shown
+    wrong = llamaherd("bench", "--rows=0,999")
+    assert wrong.returncode == 1 and "1 to 255" in wrong.stderr

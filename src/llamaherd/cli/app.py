@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llamaherd import __version__
+from llamaherd.cli.bench import bench
 from llamaherd.cli.embed import embed
 from llamaherd.cli.exits import CommandEnded
 from llamaherd.cli.options import (
@@ -343,6 +344,9 @@ def info(
     from llamaherd.cli.info import show_info
 
     show_info(model, n_ctx=n_ctx, n_rows=max_batch_size, as_json=json)
+
+
+app.command(epilog="Example: llamaherd bench -m model.gguf --rows 1,16,64")(bench)
 
 
 @app.command(epilog="Example: llamaherd models")
