@@ -14,7 +14,8 @@ __all__ = ["FloatArray", "document_name", "gather", "token_vectors", "widen"]
 
 FloatArray = NDArray[np.float32]
 
-_GROWTH = 1.25
+# Arrays beyond 32 MiB go back to the system once they are freed (M_MMAP_THRESHOLD in mallopt).
+_CHUNK_BYTES = 1 << 26
 _SIGN_EXPONENT_FRACTION = np.int32(0x8FFFE000 - (1 << 32))
 
 
@@ -66,29 +67,31 @@ def gather(
         ConfigError: There are no documents, or not as many as ids.
         RequestError: A document is wrong; the message names it.
     """
-    stored: NDArray[Any] | None = None
+    chunks: list[NDArray[Any]] = []
+    dim: int | None = None
     lengths: list[int] = []
-    n_tokens = 0
+    n_free = 0
     for position, document in enumerate(documents):
         if ids is not None and position == len(ids):
             raise ConfigError(f"ids has {len(ids)} entries, but there are more documents")
         name = document_name(position, ids)
-        vectors = token_vectors(document, name, dim=None if stored is None else stored.shape[1])
-        if stored is None:
-            stored = np.empty(vectors.shape, dtype)
-        if n_tokens + len(vectors) > len(stored):
-            room = max(n_tokens + len(vectors), int(_GROWTH * len(stored)))
-            # The system moves large arrays by their page tables: they are not copied.
-            stored.resize((room, stored.shape[1]), refcheck=False)
-        stored[n_tokens : n_tokens + len(vectors)] = _cast(vectors, dtype, name)
-        n_tokens += len(vectors)
+        vectors = _cast(token_vectors(document, name, dim=dim), dtype, name)
+        dim = vectors.shape[1]
         lengths.append(len(vectors))
-    if stored is None:
+        while len(vectors):
+            if not n_free:
+                n_free = max(1, _CHUNK_BYTES // (dim * dtype.itemsize))
+                chunks.append(np.empty((n_free, dim), dtype))
+            n = min(n_free, len(vectors))
+            at = len(chunks[-1]) - n_free
+            chunks[-1][at : at + n] = vectors[:n]
+            n_free -= n
+            vectors = vectors[n:]
+    if dim is None:
         raise ConfigError("there are no documents; give at least one")
     if ids is not None and len(ids) != len(lengths):
         raise ConfigError(f"ids has {len(ids)} entries, but there are {len(lengths)} documents")
-    stored.resize((n_tokens, stored.shape[1]), refcheck=False)
-    return stored, np.array(lengths, np.intp)
+    return _joined(chunks, (sum(lengths), dim), dtype), np.array(lengths, np.intp)
 
 
 def widen(halves: NDArray[np.float16], out: FloatArray) -> None:
@@ -107,6 +110,24 @@ def document_name(position: int, ids: NDArray[Any] | None) -> str:
     if ids is None:
         return f"document {position}"
     return f"document {ids[position : position + 1].tolist()[0]!r} (position {position})"
+
+
+def _joined(
+    chunks: list[NDArray[Any]], shape: tuple[int, int], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """One array of chunks, which are freed on the way.
+
+    The system gives memory to an array when it is written, so that nothing exists twice.
+    """
+    joined = np.empty(shape, dtype)
+    start = 0
+    chunks.reverse()
+    while chunks:
+        chunk = chunks.pop()
+        stop = min(start + len(chunk), len(joined))
+        joined[start:stop] = chunk[: stop - start]
+        start = stop
+    return joined
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
