@@ -26,10 +26,17 @@ FIELDS = set(
 
 
 @contextlib.contextmanager
-def started(*arguments: str, stdin: int | None = subprocess.DEVNULL) -> Iterator[subprocess.Popen]:
+def started(
+    *arguments: str,
+    stdin: int | None = subprocess.DEVNULL,
+    command: str = "run",
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen]:
     """A running command, which is ended with the test."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([*RUN, *arguments], stdin=stdin, stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(
+        [*RUN[:-1], command, *arguments], stdin=stdin, stdout=pipe, stderr=pipe, cwd=cwd
+    )
     try:
         yield process
     finally:
@@ -163,18 +170,49 @@ def test_ctrl_c_writes_what_is_done(many: Path, tmp_path: Path, order: str) -> N
     assert said in stderr.decode()
 
 
-def test_ctrl_c_while_it_waits_for_input() -> None:
-    """A pipe that says nothing more does not hold the command."""
-    with started("--temperature=0", "--max-tokens=900", stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        process.stdin.write(f"{PERU}\n".encode())
-        process.stdin.flush()
+def write(process: subprocess.Popen, line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n".encode())
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_answers_do_not_wait_for_the_next_line(tmp_path: Path, to_file: bool) -> None:
+    """Whoever writes into a pipe gets an answer before it says the next thing."""
+    target = tmp_path / "out.jsonl"
+    output = ["-o", str(target)] if to_file else []
+    with started("--temperature=0", "-q", *output, stdin=subprocess.PIPE) as process:
+        for n, country in enumerate(("Peru", "Kenya"), 1):
+            write(process, f"What is the capital of {country}?")
+            if to_file:
+                wait_for_lines(target, n, process)
+                line = target.read_bytes().splitlines()[-1]
+            else:
+                line = process.stdout.readline()  # type: ignore[union-attr]
+            assert country in json.loads(line)["text"]
+        assert process.poll() is None
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run", "--max-tokens=900"], "0 are missing of those read so far"),
+        (["batch", "-", "-o", "out.jsonl"], "1 rows are safe"),
+        (["embed"], "0 are missing of those read so far"),
+    ],
+)
+def test_ctrl_c_while_it_waits_for_input(tmp_path: Path, command: list[str], said: str) -> None:
+    """A pipe that says nothing more does not hold the command, whichever thread reads it."""
+    with started(*command[1:], stdin=subprocess.PIPE, command=command[0], cwd=tmp_path) as process:
+        write(process, json.dumps({"prompt": PERU}))
         time.sleep(3)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
         stderr = process.stderr.read().decode()  # type: ignore[union-attr]
-        assert "are missing of those read so far" in stderr and "Traceback" not in stderr
+        assert said in stderr and "Traceback" not in stderr
 
 
 def test_a_reader_that_leaves_early_sees_no_traceback(many: Path) -> None:

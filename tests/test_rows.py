@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -99,6 +101,98 @@ def test_an_iterable_that_raises_delivers_the_rows_before_it(engine: Engine) -> 
     rows = iter(stream(engine, broken()))
     taken = [next(rows).index for _ in range(40)]
     assert sorted(taken) == list(range(40))
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "llamaherd-reader"]
+
+
+def test_results_do_not_wait_for_the_next_prompt(engine: Engine) -> None:
+    """What the loop does with one result may even decide about the next prompt."""
+    seen: list[int] = []
+    has_seen = threading.Semaphore(0)
+
+    def hesitant() -> Iterator[list[int]]:
+        yield numbered(0)
+        yield numbered(1)
+        for i in range(2, 6):
+            assert has_seen.acquire(timeout=20)
+            yield numbered(i)
+        raise OSError("hung up")
+
+    with pytest.raises(OSError, match="hung up"):
+        for result in stream(engine, hesitant()):
+            assert result.success
+            seen.append(result.index)
+            has_seen.release()
+    assert sorted(seen) == list(range(6))
+    assert not reader_threads()
+
+
+def test_leaving_early_does_not_wait_for_the_next_prompt(engine: Engine) -> None:
+    """The iterable goes on on its own thread, and is closed there once it has waited."""
+    may_go_on = threading.Event()
+    ran_on: list[str] = []
+
+    def blocked() -> Iterator[list[int]]:
+        try:
+            yield numbered(0)
+            may_go_on.wait(20)
+            yield numbered(1)
+            ran_on.append("read too far")
+        finally:
+            ran_on.append(threading.current_thread().name)
+
+    rows = iter(stream(engine, blocked()))
+    assert next(rows).success
+    began_s = time.monotonic()
+    rows.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began_s < 5 and not ran_on
+    may_go_on.set()
+    for thread in reader_threads():
+        thread.join(20)
+    assert ran_on == ["llamaherd-reader"]
+
+
+def test_an_iterable_that_does_not_wait_is_closed_before_the_loop_is_left(engine: Engine) -> None:
+    closed_by: list[threading.Thread] = []
+
+    def endless() -> Iterator[list[int]]:
+        try:
+            yield from map(numbered, itertools.count())
+        finally:
+            time.sleep(0.2)
+            closed_by.append(threading.current_thread())
+
+    rows = iter(stream(engine, endless()))
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert len(closed_by) == 1 and not closed_by[0].is_alive()
+
+
+def test_an_iterable_may_use_the_engine_and_the_context(engine: Engine) -> None:
+    """It runs on another thread, in a copy of the caller's context."""
+    topic: contextvars.ContextVar[int] = contextvars.ContextVar("topic")
+    topic.set(5)
+
+    def nested() -> Iterator[list[int]]:
+        (result,) = stream(engine, [numbered(topic.get())])
+        topic.set(6)
+        yield list(result.tokens)
+
+    (result,) = stream(engine, nested())
+    assert list(result.tokens) == expected_tokens(expected_tokens(numbered(5), 3), 3)
+    assert topic.get() == 5
+
+
+def test_an_interrupt_in_an_iterable_ends_the_loop(engine: Engine) -> None:
+    def interrupted() -> Iterator[list[int]]:
+        yield numbered(0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(stream(engine, interrupted()))
+    assert not reader_threads()
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(engine: Engine) -> None:

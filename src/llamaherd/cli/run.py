@@ -18,7 +18,7 @@ from llamaherd.cli.output import RowWriter
 from llamaherd.cli.progress import RunProgress, say
 from llamaherd.config import GenerationConfig
 from llamaherd.errors import ConfigError, InputError
-from llamaherd.jobs.inputs import StoppableRows, count_rows, read_rows
+from llamaherd.jobs.inputs import StoppableRows, count_rows, may_wait, read_rows
 from llamaherd.jobs.job import Job, RecordForm, describe, record_of
 from llamaherd.jobs.prompts import PromptMaker, read_template
 from llamaherd.jobs.work import Answers, Outcome, Work
@@ -223,7 +223,10 @@ def _run_job(opening: Opening, options: RunOptions, form: RecordForm | None) -> 
 
 
 def _run_stream(opening: Opening, options: RunOptions, form: RecordForm | None) -> int:
-    rows = StoppableRows(read_rows(options.prompts, options.input))
+    rows = StoppableRows(
+        read_rows(options.prompts, options.input),
+        may_wait=not options.prompts and may_wait(options.input),
+    )
     with RowWriter(options.output, source=options.input, overwrite=options.overwrite) as writer:
         n_total = len(options.prompts) or count_rows(options.input)
         as_json = not writer.is_terminal if options.format is None else options.format == "jsonl"

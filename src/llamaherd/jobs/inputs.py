@@ -11,8 +11,11 @@ import csv
 import itertools
 import json
 import math
+import os
+import queue
 import stat
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from os import PathLike
@@ -20,12 +23,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llamaherd.errors import ConfigError, InputError, LlamaherdError
+from llamaherd.processing.reader import Read, Reader, ReadingEnded
 
 __all__ = [
     "InputRow",
     "Source",
     "StoppableRows",
     "count_rows",
+    "may_wait",
     "read_rows",
     "read_source",
     "table_columns",
@@ -40,6 +45,8 @@ _MAX_LINE_BYTES = 64 * 1024 * 1024
 # Counting the rows of larger files would take seconds.
 _MAX_COUNTED_BYTES = 256 * 1024 * 1024
 _PARQUET_ROWS = 4096
+# Rows that are read from a pipe before somebody wants them.
+_ROWS_AHEAD = 64
 
 
 @dataclass(slots=True)
@@ -70,11 +77,15 @@ class StoppableRows:
 
     Args:
         rows: The rows.
+        may_wait: Whether the next row may be long in coming, as in a pipe.
     """
 
-    def __init__(self, rows: Iterator[InputRow]) -> None:
+    def __init__(self, rows: Iterator[InputRow], *, may_wait: bool = False) -> None:
         self._rows = rows
-        self._is_reading = False
+        self._may_wait = may_wait
+        self._apart: Iterator[InputRow] | None = None
+        self._events: queue.SimpleQueue[Read[InputRow] | ReadingEnded] = queue.SimpleQueue()
+        self._reading_on: int | None = None
         self.n_read = 0
         self.is_stopped = False
 
@@ -85,17 +96,42 @@ class StoppableRows:
                 yield self.n_read - 1, row
 
     def stop(self) -> None:
-        """Let the input end. For a signal handler on the thread that reads, which may wait."""
+        """Let the input end. For a signal handler, on the main thread."""
         self.is_stopped = True
-        if self._is_reading:
+        if self._reading_on == threading.get_ident():
             raise _StopReading
+        self._events.put(ReadingEnded(None))
 
     def _next(self) -> InputRow | None:
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._may_wait and self._apart is None and not is_main:
+            # A signal handler leaves a read on the main thread. On another one nothing does, so
+            # that what may wait is read on a third, which can be left to itself.
+            self._apart = self._read_apart()
         try:
-            self._is_reading = True
-            return None if self.is_stopped else next(self._rows, None)
+            self._reading_on = threading.get_ident()
+            return None if self.is_stopped else next(self._apart or self._rows, None)
         finally:
-            self._is_reading = False
+            self._reading_on = None
+
+    def _read_apart(self) -> Iterator[InputRow]:
+        reader = Reader(self._rows, self._events.put)
+        n_awaited = 0
+        try:
+            while True:
+                if n_awaited <= _ROWS_AHEAD // 2:
+                    reader.want(_ROWS_AHEAD - n_awaited)
+                    n_awaited = _ROWS_AHEAD
+                event = self._events.get()
+                if isinstance(event, Read):
+                    n_awaited -= 1
+                    yield event.item
+                elif event.error is not None:
+                    raise event.error
+                else:
+                    return
+        finally:
+            reader.close()
 
 
 def read_rows(
@@ -162,6 +198,22 @@ def count_rows(source: Source | None) -> int | None:
         if path.suffix.lower() in _TABLE_NAMES:
             return sum(1 for _ in csv.reader(_decoded(file, path.name), _dialect(path))) - 1
         return sum(bool(line.strip()) for line in file)
+
+
+def may_wait(source: Source | None) -> bool:
+    """Whether the next row of a source may be long in coming, as in a pipe.
+
+    Args:
+        source: See `read_source`; None is standard input.
+    """
+    if source is None or isinstance(source, str) and source == "-":
+        try:
+            return not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+        # A program may have replaced standard input by an object without a file.
+        except (AttributeError, OSError):
+            return True
+    is_path = isinstance(source, (str, PathLike))
+    return is_path and not Path(source).is_file()  # type: ignore[arg-type]
 
 
 def table_columns(source: Source) -> list[str] | None:

@@ -20,6 +20,7 @@ from llamaherd.jobs.inputs import (
     Source,
     StoppableRows,
     count_rows,
+    may_wait,
     read_source,
     table_columns,
 )
@@ -145,7 +146,7 @@ class Job:
         check_format(self._output, self._form.tables)
         self._known = None if overwrite else read_settings(self._log_path)
         self._check_paths()
-        self.rows = StoppableRows(read_source(source))
+        self.rows = StoppableRows(read_source(source), may_wait=may_wait(source))
 
     def run(
         self, model: Model, work: Work, on_outcome: Callable[[Outcome], object] | None = None

@@ -214,9 +214,11 @@ class ParallelProcessor:
     ) -> Iterator[GenerationResult]:
         """Generate answers to the prompts of any iterable, even an endless one.
 
-        Memory stays bounded: prompts are pulled on the calling thread as results are taken.
-        Leaving the loop early cancels the rows in work. If the iterable raises, the rows
-        before it are finished and delivered first, then the exception is raised.
+        Memory stays bounded: prompts are pulled as results are taken. Results never wait for the
+        next prompt: unless the prompts are a sequence, they are pulled on a thread of their own,
+        in a copy of the caller's context. Leaving the loop early cancels the rows in work, and
+        closes a generator on that thread; if it is waiting, once it has waited. If the iterable
+        raises, the rows before it are finished and delivered first, then the exception is raised.
 
         Args:
             prompts: As in `batch_generate`.

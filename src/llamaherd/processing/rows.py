@@ -1,7 +1,8 @@
 """Drives any number of prompts through an engine with bounded memory.
 
 Prompts are pulled from an iterable only as results are taken, a window at a time. Runs on
-the caller's thread; results arrive through a queue.
+the caller's thread; results arrive through a queue, and prompts that may have to be waited for
+through the same one, from a `Reader`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from llamaherd.engine.row import rejected
 from llamaherd.engine.seeds import draw_seed, row_seed
 from llamaherd.errors import ConfigError, EngineError, LlamaherdError
 from llamaherd.models.model import Prompt
+from llamaherd.processing.reader import Read, Reader, ReadingEnded
 from llamaherd.results import FinishReason, GenerationResult
 
 __all__ = ["AnyPrompt", "Encoder", "NumberedPrompt", "RowStream", "ScoredPrompt"]
@@ -26,7 +28,7 @@ Encoder = Callable[[Sequence[Prompt]], list[list[int] | LlamaherdError]]
 
 # Results of identical greedy rows that are kept for later duplicates.
 _MAX_REMEMBERED = 4096
-# A slow iterable is left alone after this long, so that finished rows are delivered.
+# Rows that an iterable gives within this time begin together; after it, nobody waits for more.
 _PULL_SECONDS = 0.05
 # Prompts are tokenized together in pieces of this many.
 _ENCODE_TOGETHER = 256
@@ -79,6 +81,7 @@ class _Plan:
 
 
 AnyPrompt = Prompt | NumberedPrompt | ScoredPrompt
+_Event = tuple[Request, GenerationResult] | Read[AnyPrompt] | ReadingEnded
 
 
 class RowStream:
@@ -86,7 +89,8 @@ class RowStream:
 
     Args:
         engine: Where the rows run.
-        prompts: Any iterable; pulled lazily.
+        prompts: Any iterable; pulled lazily. Unless it is a sequence, on a thread of its own, so
+            that results do not wait for it.
         configs: For all rows, or one per row.
         encode: Turns prompts into token ids, or an error for that prompt.
         max_in_flight: Most rows that are pulled but not yet taken.
@@ -110,12 +114,19 @@ class RowStream:
         seed = configs.seed if isinstance(configs, GenerationConfig) else None
         self._plan = _Plan(configs, draw_seed() if seed is None else seed)
         self._engine = engine
-        self._prompts = iter(prompts)
-        self._is_lazy = not isinstance(prompts, Sequence)
+        self._at_hand: Iterator[AnyPrompt] | None = None
+        self._reader: Reader[AnyPrompt] | None = None
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        if isinstance(prompts, Sequence):
+            self._at_hand = iter(prompts)
+        else:
+            self._reader = Reader(iter(prompts), self._events.put)
+        # Prompts that the reader was asked for and has not delivered, and those that it has.
+        self._n_awaited = 0
+        self._arrived: list[AnyPrompt] = []
         self._encode = encode
         self._max_in_flight = max_in_flight
         self._ordered = ordered
-        self._results: queue.SimpleQueue[tuple[Request, GenerationResult]] = queue.SimpleQueue()
         self._in_work: set[Request] = set()
         self._n_pulled = 0
         self._n_outstanding = 0
@@ -134,68 +145,123 @@ class RowStream:
 
     def finish(self, request: Request, result: GenerationResult) -> None:
         """Part of the sink protocol; called on the engine's thread."""
-        self._results.put((request, result))
+        self._events.put((request, result))
 
     def __iter__(self) -> Iterator[GenerationResult]:
         """Give results. Whatever ends this early cancels what is still in work."""
         try:
             while True:
-                if not self._exhausted and self._n_outstanding <= self._max_in_flight // 2:
+                if not self._exhausted and self._n_claimed <= self._max_in_flight // 2:
                     self._pull()
+                elif self._arrived:
+                    self._submit(self._encode_all(self._take_arrived()))
                 while self._ready:
                     self._n_outstanding -= 1
                     yield self._ready.popleft()
-                if self._in_work:
-                    self._take(*self._results.get())
-                elif self._exhausted:
+                if self._in_work or self._n_awaited:
+                    self._handle(self._events.get())
+                    while not self._events.empty():
+                        self._handle(self._events.get())
+                elif self._exhausted and not self._arrived:
                     break
             if self._failure is not None:
                 raise self._failure
         finally:
             if self._in_work:
                 self._engine.cancel(self._in_work)
+            if self._reader is not None:
+                self._reader.close()
+
+    @property
+    def _n_claimed(self) -> int:
+        """Rows that are outstanding, or will be once they are read."""
+        return self._n_outstanding + len(self._arrived) + self._n_awaited
 
     def _pull(self) -> None:
         """Take prompts until enough rows are in flight, and submit them together."""
         stop_s = time.monotonic() + _PULL_SECONDS
-        requests: list[Request] = []
-        while not self._exhausted and self._n_outstanding < self._max_in_flight:
-            prompts = self._next_prompts(stop_s)
-            plain = [
-                p.prompt if isinstance(p, (NumberedPrompt, ScoredPrompt)) else p for p in prompts
-            ]
-            for prompt, tokens in zip(prompts, self._encode(plain), strict=True):
-                requests.extend(self._make_requests(prompt, tokens))
-            if self._is_lazy and time.monotonic() >= stop_s:
+        requests = self._encode_all(self._take_arrived())
+        while not self._exhausted and self._n_claimed < self._max_in_flight:
+            n_wanted = min(_ENCODE_TOGETHER, self._max_in_flight - self._n_claimed)
+            if self._reader is None:
+                self._take_at_hand(n_wanted)
+            else:
+                self._read(self._reader, n_wanted, stop_s)
+            requests += self._encode_all(self._take_arrived())
+            if self._n_awaited:
                 break
-        if requests:
-            self._submit(requests)
+        self._submit(requests)
+
+    def _take_at_hand(self, n_wanted: int) -> None:
+        """Take the next few prompts of a sequence."""
+        assert self._at_hand is not None
+        try:
+            for _ in range(n_wanted):
+                self._arrived.append(next(self._at_hand))
+        except StopIteration:
+            self._end(None)
+        except Exception as error:
+            self._end(error)
+
+    def _read(self, reader: Reader[AnyPrompt], n_wanted: int, stop_s: float) -> None:
+        """Let the next few prompts be read, and give them a moment to come."""
+        if self._n_awaited:
+            # The iterable is slow, and results are not to wait for it again and again.
+            stop_s = 0.0
+        reader.want(n_wanted)
+        self._n_awaited += n_wanted
+        while self._n_awaited:
+            try:
+                self._handle(self._events.get(timeout=max(0.0, stop_s - time.monotonic())))
+            except queue.Empty:
+                break
+
+    def _take_arrived(self) -> list[AnyPrompt]:
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def _encode_all(self, prompts: Sequence[AnyPrompt]) -> list[Request]:
+        """The requests of some prompts."""
+        if not prompts:
+            return []
+        plain = [p.prompt if isinstance(p, (NumberedPrompt, ScoredPrompt)) else p for p in prompts]
+        return [
+            request
+            for prompt, tokens in zip(prompts, self._encode(plain), strict=True)
+            for request in self._make_requests(prompt, tokens)
+        ]
 
     def _submit(self, requests: list[Request]) -> None:
         """Hand rows over. If the engine is gone, rows that are done are delivered first."""
+        if not requests:
+            return
         try:
             self._engine.submit(requests)
         except EngineError as error:
-            self._exhausted = True
-            self._failure = error
+            self._end(error)
         else:
             self._in_work.update(requests)
 
-    def _next_prompts(self, stop_s: float) -> list[AnyPrompt]:
-        """The next few prompts. An iterable that raises ends the input; rows before it count."""
-        prompts: list[AnyPrompt] = []
-        n_wanted = min(_ENCODE_TOGETHER, self._max_in_flight - self._n_outstanding)
-        try:
-            while len(prompts) < n_wanted:
-                prompts.append(next(self._prompts))
-                if self._is_lazy and time.monotonic() >= stop_s:
-                    break
-        except StopIteration:
-            self._exhausted = True
-        except Exception as error:
-            self._exhausted = True
-            self._failure = error
-        return prompts
+    def _handle(self, event: _Event) -> None:
+        """Take in a result or a prompt."""
+        if isinstance(event, tuple):
+            self._take(*event)
+        elif self._exhausted:
+            # It was read before anybody knew that the engine is gone.
+            return
+        elif isinstance(event, Read):
+            self._n_awaited -= 1
+            self._arrived.append(event.item)
+        elif event.error is None or isinstance(event.error, Exception):
+            self._end(event.error)
+        else:
+            raise event.error
+
+    def _end(self, failure: Exception | None) -> None:
+        """Take no more prompts. What fails here is raised when the rows before it are done."""
+        self._exhausted = True
+        self._failure = failure
+        self._n_awaited = 0
 
     def _make_requests(
         self, prompt: AnyPrompt, tokens: list[int] | LlamaherdError
