@@ -9,6 +9,7 @@ import math
 import random
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,23 @@ def test_quick_answers() -> None:
     first = generate_parallel("demo", ["Once upon a time", "Hello"], max_tokens=8)
     assert first == generate_parallel("demo", ["Once upon a time", "Hello"], max_tokens=8)
     assert generate_parallel("demo", ["Hello", ""], max_tokens=2)[1] is None
+
+
+def test_quick_answers_of_two_models_at_once(tiny_model: Path) -> None:
+    """A model that another thread replaces stays open until the calls in work have ended."""
+    answers: list[str | None] = []
+    questions = [f"Tell me about {i}" for i in range(300)]
+    options = {"max_tokens": 60, "ignore_eos": True}
+    assert quick_llama("Hello", max_tokens=1)
+    long = threading.Thread(target=lambda: answers.extend(quick_llama(questions, **options)))
+    long.start()
+    for _ in range(2):
+        quick_llama("ab", model=tiny_model, max_tokens=1)
+        assert quick_llama("What is the capital of Peru?") == "The capital of Peru is Lima."
+    quick_llama("ab", model=tiny_model, max_tokens=1)
+    assert long.is_alive(), "it ended before the others, which tests nothing"
+    long.join()
+    assert len(answers) == 300 and all(answers)
 
 
 def test_the_machine() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, overload
 
@@ -18,8 +20,6 @@ from llamaherd.results import GenerationResult
 __all__ = ["generate_parallel", "quick_llama"]
 
 _log = logging.getLogger(__name__)
-_lock = threading.Lock()
-_cached: dict[str, ParallelProcessor] = {}
 
 
 @overload
@@ -67,7 +67,8 @@ def quick_llama(
     Args:
         prompt: A text gives a text, a list gives a list. The model's chat template is applied if
             it has one.
-        model: Anything that `Model.load` takes. One model is kept.
+        model: Anything that `Model.load` takes. The model of the latest call is kept; another one
+            is closed when no call, on any thread, is using it.
         system: System message.
         max_tokens: Most tokens per answer.
         temperature: 0 always takes the most probable token.
@@ -83,10 +84,10 @@ def quick_llama(
         ConfigError, ModelError: An option is wrong, or the model cannot be loaded.
     """
     config = GenerationConfig(max_tokens=max_tokens, temperature=temperature, seed=seed, **options)
-    processor = _processor(str(model))
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    prompts = [_question(processor.model, text, system) for text in texts]
-    results = processor.batch_generate(prompts, config, progress=progress)
+    with _kept.using(str(model)) as processor:
+        prompts = [_question(processor.model, text, system) for text in texts]
+        results = processor.batch_generate(prompts, config, progress=progress)
     if isinstance(prompt, str):
         if results[0].error is not None:
             raise RequestError(str(results[0].error))
@@ -127,21 +128,85 @@ def generate_parallel(
         return _texts(processor.batch_generate(prompts, config, progress=progress))
 
 
-def _processor(source: str) -> ParallelProcessor:
-    """The processor that is kept; another model takes its place."""
-    with _lock:
-        processor = _cached.get(source)
-        if processor is None:
-            _forget()
-            processor = _cached[source] = ParallelProcessor(source)
-        return processor
+@dataclass
+class _Open:
+    """A model that is loaded, and how many calls are using it."""
+
+    processor: ParallelProcessor
+    n_calls: int
 
 
-@atexit.register
-def _forget() -> None:
-    for processor in _cached.values():
-        processor.close()
-    _cached.clear()
+class _KeptModel:
+    """Keeps the model that was asked for last, and any other one while a call is using it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Apart from the other one, so that calls can end while a model is loaded.
+        self._loading = threading.Lock()
+        self._open: dict[str, _Open] = {}
+        self._latest = ""
+
+    @contextlib.contextmanager
+    def using(self, source: str) -> Iterator[ParallelProcessor]:
+        """A processor that stays open until the block ends.
+
+        Args:
+            source: Its model.
+        """
+        opened = self._begin(source)
+        try:
+            yield opened.processor
+        finally:
+            with self._lock:
+                opened.n_calls -= 1
+            self._close_unused()
+
+    def close(self) -> None:
+        """Close all of them, whoever is using them."""
+        with self._lock:
+            closing = list(self._open.values())
+            self._open.clear()
+        for opened in closing:
+            opened.processor.close()
+
+    def _begin(self, source: str) -> _Open:
+        with self._lock:
+            self._latest = source
+            opened = self._joined(source)
+        # Before the next one is loaded, which may need the memory.
+        self._close_unused()
+        if opened is not None:
+            return opened
+        with self._loading:
+            with self._lock:
+                opened = self._joined(source)
+            if opened is None:
+                opened = _Open(ParallelProcessor(source), 1)
+                with self._lock:
+                    self._open[source] = opened
+        return opened
+
+    def _joined(self, source: str) -> _Open | None:
+        """The model, with one more call, if it is loaded."""
+        opened = self._open.get(source)
+        if opened is not None:
+            opened.n_calls += 1
+        return opened
+
+    def _close_unused(self) -> None:
+        with self._lock:
+            names = [
+                name
+                for name, opened in self._open.items()
+                if not opened.n_calls and name != self._latest
+            ]
+            closing = [self._open.pop(name) for name in names]
+        for opened in closing:
+            opened.processor.close()
+
+
+_kept = _KeptModel()
+atexit.register(_kept.close)
 
 
 def _question(model: Model, text: object, system: str | None) -> Prompt:
