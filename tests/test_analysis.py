@@ -28,6 +28,9 @@ from llamaherd import (
     ConfigError,
     InputError,
     JobChanged,
+    Model,
+    PromptOptions,
+    classify,
     explore,
     generate_parallel,
     hardware_profile,
@@ -298,6 +301,77 @@ def test_exploring_goes_on_where_it_was(tmp_path: Path, news: Path) -> None:
         explore(["demo"], iter([]), tmp_path / "out2")
     answers = explore({"mine": "demo"}, ["What is the capital of Peru?"], tmp_path / "out3")
     assert answers.wide()[0]["mine"] == "The capital of Peru is Lima."
+
+
+def test_variants_differ_in_instructions_and_examples(tmp_path: Path, news: Path) -> None:
+    """Each is a job with settings of its own, which goes on like any other."""
+    shown = [("Falcons win", "Sports"), ("Orbex profit falls", "Business")]
+
+    def run(**options: Any) -> Any:
+        ways = {
+            "plain": "{title}",
+            "told": PromptOptions(prompt="{title}", instructions="Topic of {text}? {labels}:"),
+            "shown": PromptOptions(prompt="{title}", **{"examples": shown, **options}),
+        }
+        return explore(["demo"], news, tmp_path / "out", prompts=ways, labels=LABELS)
+
+    found = run()
+    assert found.names == ["plain", "told", "shown"]
+    assert [v.settings["instructions"] for v in found.variants] == [
+        *[None, "Topic of {text}? {labels}:", None]
+    ]
+    # As the classifier itself does it.
+    titles = [title for _, title, _ in NEWS]
+    for column, same in (("plain", {}), ("shown", {"examples": shown})):
+        labels = [row.label for row in classify("demo", titles, LABELS, **same)]
+        assert [row[column] for row in found.wide()] == labels
+    assert [v.summary.n_done for v in run().variants] == [0, 0, 0]
+    with pytest.raises(JobChanged, match="examples"):
+        run(examples=shown[:1])
+    source = report(found, tmp_path / "report.html") and (tmp_path / "report.html").read_text()
+    assert "Falcons win → Sports" in source and "Topic of {text}?" in source
+
+
+def test_variants_differ_in_system_messages(tmp_path: Path) -> None:
+    """Answers have them, and examples as turns before the row, also before a row's own messages."""
+    rows = [{"messages": [{"role": "user", "content": "And of Kenya?"}]}]
+    example = ("What is the capital of Peru?", "Lima.")
+    ways = {
+        "plain": PromptOptions(system="", examples=()),
+        "told": PromptOptions(examples=()),
+        "shown": PromptOptions(examples=[example]),
+    }
+    options: dict[str, Any] = {"system": "Be brief.", "examples": [("Hi", "Hello"), example]}
+    found = explore(["demo"], rows, tmp_path / "out", prompts={**ways, "all": PromptOptions()},
+                    **options)  # fmt: skip
+    system = [{"role": "system", "content": "Be brief."}]
+    turns = [{"role": "user", "content": example[0]}, {"role": "assistant", "content": example[1]}]
+    greeting = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    sent = [[], system, system + turns, system + greeting + turns]
+    with Model.load("demo") as model:
+        lengths = [len(model.encode([*head, *rows[0]["messages"]])) for head in sent]
+    assert [row["prompt_tokens"] for row in found.long()] == lengths
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"examples": "x"}, "list of pairs"),
+        ({"examples": [("x",)]}, "pairs"),
+        ({"prompt": "no column"}, "no column"),
+        ({"system": 1}, "PromptOptions.system is 1"),
+        ({"examples": [("x", "Weather")]}, "'b' has an example of 'Weather'; labels are: World"),
+        ({"system": "Be brief."}, "'b' has a system message, which labels do not use"),
+    ],
+)
+def test_ways_to_ask_that_cannot_be(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    """They are refused before the first variant runs."""
+    with pytest.raises(ConfigError, match=said):
+        ways = {"a": "{title}", "b": PromptOptions(**options)}
+        explore(["demo"], [{"title": "x"}], tmp_path / "no", prompts=ways, labels=LABELS)
+    with pytest.raises(ConfigError, match="instructions, which are for labels"):
+        explore(["demo"], ["x"], tmp_path / "no", instructions="Topic?")
+    assert not (tmp_path / "no").exists()
 
 
 def test_every_variant_keeps_its_name_file_and_column(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ _MODULES = {
     "llamaherd.aio.tasks": ("TaskManager", "WorkerState", "WorkerStatus"),
     "llamaherd.analysis.explore": ("Exploration", "Variant", "explore"),
     "llamaherd.analysis.machine": ("HardwareProfile", "hardware_profile"),
+    "llamaherd.analysis.prompt_options": ("PromptOptions",),
     "llamaherd.analysis.quick": ("generate_parallel", "quick_llama"),
     "llamaherd.analysis.report": ("report",),
     "llamaherd.analysis.tables": ("widen",),
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from llamaherd.aio.tasks import *
     from llamaherd.analysis.explore import *
     from llamaherd.analysis.machine import *
+    from llamaherd.analysis.prompt_options import *
     from llamaherd.analysis.quick import *
     from llamaherd.analysis.report import *
     from llamaherd.analysis.tables import *

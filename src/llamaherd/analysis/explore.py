@@ -12,11 +12,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from llamaherd.analysis.prompt_options import PromptOptions, named_prompts
 from llamaherd.config import GenerationConfig
 from llamaherd.errors import ConfigError, OutputError
 from llamaherd.jobs.inputs import Source
 from llamaherd.jobs.job import RESULT_COLUMNS, Job, JobSummary
-from llamaherd.jobs.prompts import PromptMaker, RowTemplate, TextMaker
+from llamaherd.jobs.prompts import PromptMaker, TextMaker
 from llamaherd.jobs.work import Answers, Labels, NumberedRow, Outcome, Work
 from llamaherd.processing.classify import Classifier
 from llamaherd.processing.parallel import ParallelProcessor
@@ -29,14 +30,16 @@ _SPEED_POINTS = 200
 
 @dataclass(frozen=True)
 class Variant:
-    """One model with one prompt.
+    """One model with one way to ask.
 
     Attributes:
         name: Its name in the tables.
         model: The model.
         prompt: The prompt, or None.
         facts: Facts about the model.
-        settings: Everything else that decides about the results, as plain data.
+        settings: What decides about the results beside the model, as plain data: with labels,
+            ``prompt``, ``instructions`` and ``examples``, else ``prompt``, ``system``, ``examples``
+            and ``config``.
         summary: How its job went.
         speed: Rows done after so many seconds, for all runs of the job: (seconds, rows). Loading
             is not counted.
@@ -104,9 +107,10 @@ def explore(
     source: Source,
     directory: str | PathLike[str],
     *,
-    prompts: str | Mapping[str, str] | None = None,
+    prompts: str | PromptOptions | Mapping[str, str | PromptOptions] | None = None,
     labels: Sequence[str] | None = None,
     instructions: str | None = None,
+    examples: Sequence[tuple[str, str]] | None = None,
     config: GenerationConfig | None = None,
     system: str | None = None,
     max_batch_size: int = 32,
@@ -124,11 +128,13 @@ def explore(
         source: A path, a frame, or a list; it is read once for each variant.
         directory: Made if it does not exist.
         prompts: What to ask, with columns in braces; a mapping from names compares several. With
-            `labels`, the text that is classified.
+            `labels`, the text that is classified. `PromptOptions` instead of a text gives a variant
+            instructions, a system message or examples of its own.
         labels: Classify rows by these labels instead of generating.
         instructions: What the model is asked when it classifies; see `Classifier`.
+        examples: (text, answer) pairs, shown to the model as questions and answers before each row.
         config: How to generate; greedy if None.
-        system: System message.
+        system: System message of answers.
         max_batch_size: Rows in work at the same time.
         progress: Show a bar for each; None does in an interactive terminal or notebook.
         accept_changes: Go on although settings changed.
@@ -140,8 +146,9 @@ def explore(
         JobChanged: The directory has rows of another model, prompt or input.
     """
     named_models = _named_models(models)
-    named_prompts = _named_prompts(prompts)
-    files = _files(named_models, named_prompts)
+    default = PromptOptions(system=system, instructions=instructions, examples=examples)
+    asked = named_prompts(prompts, default, labels)
+    files = _files(named_models, asked)
     if isinstance(source, Iterator) or source == "-":
         kind = "standard input" if source == "-" else "an iterator"
         raise ConfigError(f"the source is {kind}, which can be read only once; give a file or list")
@@ -153,15 +160,13 @@ def explore(
     variants: list[Variant] = []
     for model_name, model in named_models.items():
         with ParallelProcessor(model, max_batch_size=max_batch_size) as processor:
-            for prompt_name, prompt in named_prompts.items():
-                name = _variant_name(model_name, prompt_name, named_models, named_prompts)
-                template = RowTemplate.braces(prompt) if prompt is not None else None
+            for prompt_name, options in asked.items():
+                name = _variant_name(model_name, prompt_name, named_models, asked)
                 work: Work
                 if labels is not None:
-                    work = _labeling(processor, labels, instructions, template)
+                    work = _labeling(processor, labels, options)
                 else:
-                    maker = PromptMaker(processor.model, template, system=system, raw=False)
-                    work = Answers(processor, maker, config or GenerationConfig.greedy())
+                    work = _answering(processor, config or GenerationConfig.greedy(), options)
                 output = folder / files[name]
                 job = Job(source, output, accept_changes=accept_changes, retry_failed=retry_failed)
                 speed = _Speed(output)
@@ -174,7 +179,7 @@ def explore(
                     Variant(
                         name,
                         model_name,
-                        prompt,
+                        options.prompt,
                         _facts(processor),
                         work.settings(),
                         summary,
@@ -184,19 +189,34 @@ def explore(
     return Exploration(folder, variants, tuple(labels) if labels is not None else None)
 
 
+def _answering(
+    processor: ParallelProcessor, config: GenerationConfig, options: PromptOptions
+) -> Answers:
+    maker = PromptMaker(
+        processor.model,
+        options.template,
+        system=options.system,
+        raw=False,
+        examples=options.examples or (),
+    )
+    return Answers(processor, maker, config)
+
+
 def _labeling(
-    processor: ParallelProcessor,
-    labels: Sequence[str],
-    instructions: str | None,
-    template: RowTemplate | None,
+    processor: ParallelProcessor, labels: Sequence[str], options: PromptOptions
 ) -> Labels:
-    classifier = Classifier(processor, labels, instructions=instructions)
-    settings = {
+    classifier = Classifier(
+        processor, labels, instructions=options.instructions, examples=options.examples
+    )
+    settings: dict[str, Any] = {
         "labels": list(labels),
-        "instructions": instructions,
-        "prompt": template.source if template is not None else None,
+        "instructions": options.instructions or None,
+        "prompt": options.prompt,
     }
-    return Labels(classifier, TextMaker(template), settings)
+    # Without examples there is no entry, as in jobs that were begun before there were any.
+    if options.examples:
+        settings["examples"] = [list(example) for example in options.examples]
+    return Labels(classifier, TextMaker(options.template), settings)
 
 
 class _Speed:
@@ -325,14 +345,6 @@ def _named_models(
 
 def _short_name(source: str) -> str:
     return Path(source).stem if source.lower().endswith(".gguf") else source
-
-
-def _named_prompts(prompts: str | Mapping[str, str] | None) -> dict[str, str | None]:
-    if prompts is None or isinstance(prompts, str):
-        return {"": prompts}
-    if not prompts:
-        raise ConfigError("prompts is empty; give at least one")
-    return dict(prompts)
 
 
 def _variant_name(

@@ -150,6 +150,8 @@ def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Settings that were made, as a flat list."""
     flat = {**settings, **settings.get("config", {})}
     flat.pop("config", None)
+    if examples := flat.get("examples"):
+        flat["examples"] = [f"{text} → {answer}" for text, answer in examples]
     return [
         (name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
         for name, value in flat.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,19 +118,32 @@ class PromptMaker:
         template: How a row becomes a text; None takes the row's own text or messages.
         system: System message for rows that bring none.
         raw: Do without the chat template.
+        examples: (question, answer) pairs, shown to the model as turns before each row.
 
     Raises:
         ConfigError: The options contradict each other.
     """
 
     def __init__(
-        self, model: Model, template: RowTemplate | None, *, system: str | None, raw: bool
+        self,
+        model: Model,
+        template: RowTemplate | None,
+        *,
+        system: str | None,
+        raw: bool,
+        examples: Sequence[tuple[str, str]] = (),
     ) -> None:
         has_chat = model.info.chat_template
         if system and raw:
             raise ConfigError("a system message needs the chat template; leave out raw")
         if system and not has_chat:
             raise ConfigError("a system message needs a chat template, and this model brings none")
+        if examples and (raw or not has_chat):
+            why = "leave out raw" if raw else "this model brings none"
+            raise ConfigError(
+                f"examples need a chat template; {why}, or write them into the prompt"
+            )
+        self._examples = [[question, answer] for question, answer in examples]
         self._uses_chat = has_chat and not raw
         self._raw = raw
         self._template = template
@@ -151,11 +164,13 @@ class PromptMaker:
 
     def settings(self) -> dict[str, Any]:
         """What decides about the prompts, as plain data."""
-        return {
+        settings = {
             "prompt": self._template.source if self._template is not None else None,
             "system": self._system,
             "raw": self._raw,
         }
+        # Without examples there is no entry, as in jobs that were begun before there were any.
+        return {**settings, "examples": self._examples} if self._examples else settings
 
     def of(self, row: InputRow) -> Prompt:
         """The prompt of a row.
@@ -179,17 +194,28 @@ class PromptMaker:
             text = row.text
         if not self._uses_chat or not text:
             return text
-        return self._with_system([{"role": "user", "content": text}])
+        return self._after_beginning([{"role": "user", "content": text}])
 
     def _with_messages(self, row: InputRow, messages: list[dict[str, Any]]) -> Prompt:
         if self._raw:
             raise InputError(f"{row.where}: messages need the chat template; leave out raw")
-        return self._with_system(messages)
+        return self._after_beginning(messages)
 
-    def _with_system(self, messages: list[dict[str, Any]]) -> Prompt:
-        if not self._system or messages[0].get("role") == "system":
+    def _after_beginning(self, messages: list[dict[str, Any]]) -> Prompt:
+        """Messages after a system message, their own if they bring one, and the examples."""
+        if not self._system and not self._examples:
             return messages
-        return [{"role": "system", "content": self._system}, *messages]
+        head: list[dict[str, Any]] = []
+        if messages[0].get("role") == "system":
+            head, messages = messages[:1], messages[1:]
+        elif self._system:
+            head = [{"role": "system", "content": self._system}]
+        turns = [
+            {"role": role, "content": text}
+            for example in self._examples
+            for role, text in zip(("user", "assistant"), example, strict=True)
+        ]
+        return [*head, *turns, *messages]
 
 
 def _problem(row: InputRow) -> str:

@@ -15,8 +15,9 @@ __all__ = ["Read", "Reader", "ReadingEnded"]
 
 _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-# An iterator that waits for something is left to itself after this long.
-_LEAVE_SECONDS = 0.1
+# An iterator that waits for something is left to itself after this long. Most that do not wait for
+# long, but use a model that may be closed next, are done by then.
+_LEAVE_SECONDS = 0.5
 # A generator that is being closed may have things to tidy up.
 _CLOSE_SECONDS = 10.0
 
