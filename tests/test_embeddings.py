@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from llamaherd import (
     Model,
     ModelError,
     ParallelProcessor,
+    ProcessorStopped,
+    PromptTooLong,
     RequestError,
 )
 from llamaherd.engine.embedding import EmbeddingEngine, EmbeddingRequest
@@ -289,6 +293,60 @@ def test_answers_and_embeddings_at_the_same_time() -> None:
     assert len(found) == 4
     for vectors in found:
         np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("engine", ["native", "llama.cpp"])
+def test_closing_while_threads_embed(engine: str, wait_s: float) -> None:
+    """And tokenize; llama.cpp would read a vocabulary that was freed."""
+    texts = [f"{text} {i}" for i in range(400) for text in TEXTS[:3]]
+    model = load_or_skip("demo", engine)
+    outcomes: list[object] = []
+    begun = threading.Barrier(5)
+
+    def ask() -> None:
+        begun.wait()
+        try:
+            outcomes.append(model.embed(texts).shape)
+        except (ModelError, ProcessorStopped, RequestError) as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    time.sleep(wait_s)
+    model.close()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 4
+
+
+def test_an_iterator_keeps_the_model_that_made_it() -> None:
+    rows = Model.load("demo").embed_iter(TEXTS[:2])
+    gc.collect()
+    assert [row.success for row in rows] == [True, True]
+
+
+def test_a_text_longer_than_any_runner_fails_alone() -> None:
+    engine = EmbeddingEngine(lambda n_tokens: _CountingRunner(min(n_tokens, 100)))
+    fine, long = engine.compute([EmbeddingRequest([1] * 90), EmbeddingRequest([1] * 101)])
+    assert isinstance(fine, np.ndarray) and isinstance(long, PromptTooLong)
+    engine.close()
+    with pytest.raises(ProcessorStopped):
+        engine.compute([])
+
+
+def test_one_text_is_no_list_of_texts() -> None:
+    with Embedder("demo", query_prefix="query: ") as embedder:
+        for embed in (embedder.embed_iter, embedder.model.embed_iter):
+            for wrong in ("hello", b"hello", None):
+                with pytest.raises(InvalidPrompt, match="give a list of texts, not one"):
+                    embed(wrong)  # type: ignore[arg-type]
+        with pytest.raises(RequestError, match="the text is empty"):
+            embedder.embed("", "query")
+        with pytest.raises(ConfigError, match="query_prefix is 3"):
+            Embedder(embedder.model, query_prefix=3)  # type: ignore[arg-type]
 
 
 def test_bad_texts_and_options(tiny_model: Path) -> None:

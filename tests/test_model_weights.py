@@ -11,6 +11,7 @@ import pytest
 
 from llamaherd.errors import ConfigError, ModelLoadError, ModelNotFound
 from llamaherd.llama import library
+from llamaherd.llama.binding import C
 from llamaherd.llama.gguf_file import read_header
 from llamaherd.llama.weights import Weights, quantization_name
 from tiny_models import CHATML, TinyShape, make_bpe_model
@@ -48,6 +49,23 @@ def test_closing_twice_is_harmless_and_use_after_it_is_an_error(model: Path) -> 
     assert weights.is_closed
     with pytest.raises(ModelLoadError, match="was closed"):
         weights.metadata()
+
+
+def test_freed_once_and_only_when_nobody_holds_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[int] = []
+    free = C.llama_model_free
+    monkeypatch.setattr(C, "llama_model_free", lambda handle: freed.append(handle) or free(handle))
+    weights = Weights.load(model)
+    held = weights.hold()
+    weights.close()
+    assert not freed
+    del held
+    assert len(freed) == 1
+    weights = Weights.load(model)
+    del weights
+    assert len(freed) == 2
 
 
 LOOK_ALIKES = {

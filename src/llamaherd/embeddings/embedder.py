@@ -62,6 +62,9 @@ class Embedder:
     ) -> None:
         config = EmbeddingConfig(pooling=pooling, normalize=normalize, dim=dim, truncate=truncate)
         self._prefixes = {"query": query_prefix, "document": document_prefix}
+        for name, prefix in self._prefixes.items():
+            if not isinstance(prefix, str):
+                raise ConfigError(f"{name}_prefix is {prefix!r}; allowed: a text")
         self._owns_model = not isinstance(model, Model)
         self._model = model if isinstance(model, Model) else Model.load(model)
         self._is_closed = False
@@ -80,7 +83,7 @@ class Embedder:
     @property
     def n_dimensions(self) -> int:
         """Values of a vector."""
-        return self._config.dim or self._model.info.n_embd
+        return self._config.dim or self._model.embeddings.n_dimensions(self.pooling)
 
     def embed(self, texts: str | Sequence[str], kind: Kind | None = None) -> FloatArray:
         """Vectors of texts.
@@ -99,8 +102,9 @@ class Embedder:
         """
         self._check_open()
         if isinstance(texts, str):
-            return self._model.embed(self._prefix(kind) + texts, self._config)
-        return self._model.embed(list(self._prefixed(texts, kind)), self._config)
+            (text,) = self._prefixed([texts], kind)
+            return self._model.embed(text, self._config)
+        return self._model.embeddings.embed(self._prefixed(texts, kind), self._config)
 
     def embed_iter(self, texts: Iterable[str], kind: Kind | None = None) -> Iterator[Embedding]:
         """Vectors of the texts of any iterable, in order, with an error for each that fails.
@@ -123,13 +127,14 @@ class Embedder:
         self.close()
 
     def _prefix(self, kind: Kind | None) -> str:
-        if kind is not None and kind not in self._prefixes:
+        if kind not in ("query", "document", None):
             raise ConfigError(f'kind is {kind!r}; allowed: "query", "document" or None')
         return self._prefixes[kind] if kind is not None else ""
 
     def _prefixed(self, texts: Iterable[str], kind: Kind | None) -> Iterable[str]:
         prefix = self._prefix(kind)
-        if not prefix:
+        # One text instead of many is refused where it is embedded.
+        if not prefix or isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
             return texts
         # A text that is empty fails, with a prefix as well.
         return (prefix + t if isinstance(t, str) and t.strip() else t for t in texts)

@@ -25,6 +25,7 @@ from llamaherd.errors import (
     LlamaherdError,
     ModelLoadError,
     ProcessorStopped,
+    PromptTooLong,
 )
 
 __all__ = ["EmbeddingEngine", "EmbeddingRequest", "EmbeddingRunner"]
@@ -120,11 +121,13 @@ class EmbeddingEngine:
         Raises:
             ProcessorStopped, EngineDead, ForkedProcess: Texts cannot be accepted.
         """
-        if not requests:
-            return []
         call = _Call(requests)
+        # First, since in a forked child nobody may ever release the lock.
+        self._check_process()
         with self._wake:
             self._check_open()
+            if not requests:
+                return []
             self._waiting.extend((call, i) for i in range(len(requests)))
             self._wake.notify()
         try:
@@ -144,12 +147,14 @@ class EmbeddingEngine:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check_open(self) -> None:
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedProcess(
                 "this model was loaded before the process forked, and its threads do not exist "
                 "here; load the model in the child, or start workers with the 'spawn' method"
             )
+
+    def _check_open(self) -> None:
         if self._death is not None:
             raise EngineDead(str(self._death)) from self._death.__cause__
         if self._is_closing:
@@ -185,7 +190,7 @@ class EmbeddingEngine:
         call, index = oldest
         try:
             runner = self._runner_for(len(call.requests[index].tokens))
-        except ModelLoadError as error:
+        except (ModelLoadError, PromptTooLong) as error:
             with self._wake, contextlib.suppress(ValueError):
                 self._waiting.remove(oldest)
             call.finish(index, error)
@@ -234,6 +239,8 @@ class EmbeddingEngine:
         if self._runner is None or n_tokens > self._runner.n_tokens:
             self._close_runner()
             self._runner = self._open_runner(n_tokens)
+            if n_tokens > self._runner.n_tokens:
+                raise PromptTooLong(n_tokens, self._runner.n_tokens)
         return self._runner
 
     def _close_runner(self) -> None:

@@ -89,6 +89,7 @@ class LlamaVocabulary:
     def token_text(self, token: int) -> str:
         """How the vocabulary writes a token, escapes included."""
         self.check_tokens((token,))
+        _held = self._hold()
         return (C.llama_vocab_get_text(self._handle, token) or b"").decode("utf-8", "replace")
 
     def tokenize(self, text: str, add_bos: bool = True, special: bool = False) -> list[int]:
@@ -117,7 +118,7 @@ class LlamaVocabulary:
             ) from error
 
     def _tokenize(self, data: bytes, add_bos: bool, special: bool) -> list[int]:
-        self._check_open()
+        _held = self._hold()
         # A token stands for at least one byte, except for what is put around the text.
         capacity = len(data) + 4
         while True:
@@ -148,7 +149,7 @@ class LlamaVocabulary:
         # pieces simply joined are the text. For the others it knows where spaces were added.
         if self.is_byte_level:
             return self._join_pieces(array.tolist(), special)
-        self._check_open()
+        _held = self._hold()
         pointer = array.ctypes.data_as(ctypes.POINTER(C.llama_token))
         capacity = 8 * len(array) + 16
         while True:
@@ -208,13 +209,15 @@ class LlamaVocabulary:
             tokens = [token for token in tokens if token not in control]
         return b"".join(map(self._pieces.__getitem__, tokens)).decode("utf-8", "replace")
 
-    def _check_open(self) -> None:
-        # llama.cpp would read freed memory, and end the process.
-        if self._weights.is_closed:
-            raise ModelError("this model was closed; load it again")
+    def _hold(self) -> object:
+        """Keeps the model in memory; another thread may close it in the middle of a call."""
+        try:
+            return self._weights.hold()
+        except ModelLoadError as error:
+            raise ModelError("this model was closed; load it again") from error
 
     def _read_piece(self, token: int) -> bytes:
-        self._check_open()
+        _held = self._hold()
         self.check_tokens((token,))
         capacity = 64
         while True:

@@ -1,14 +1,14 @@
 """A model's weights and facts, as llama.cpp holds them.
 
-The handle is read-only once loaded, so any thread may use it; `close` is for the owner, when
-nothing uses it any more.
+The handle is read-only once loaded, so any thread may use it. Whoever uses it while another thread
+may call `close` holds the model meanwhile; llama.cpp would otherwise read freed memory.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,8 +59,17 @@ class ModelFacts(ModelSizes):
     has_decoder: bool
 
 
+class _Loaded:
+    """A llama_model, which is freed with the last that holds it."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        # Not when the interpreter ends: threads may be computing still, and the system frees it.
+        weakref.finalize(self, C.llama_model_free, handle).atexit = False
+
+
 class Weights:
-    """An owned llama_model. Make it with `load`.
+    """An owned llama_model, freed by `close` or when it is forgotten. Make it with `load`.
 
     Attributes:
         path: The file it came from.
@@ -69,8 +78,7 @@ class Weights:
     """
 
     def __init__(self, handle: Any, path: Path, *, vocab_only: bool) -> None:
-        self._handle = handle
-        self._lock = threading.Lock()
+        self._loaded: _Loaded | None = _Loaded(handle)
         self.path = path
         self.vocab_only = vocab_only
         self.adapters: tuple[tuple[Any, float], ...] = ()
@@ -119,21 +127,30 @@ class Weights:
     @property
     def handle(self) -> Any:
         """The llama_model pointer."""
-        if self._handle is None:
-            raise ModelLoadError(f"the model {self.path} was closed")
-        return self._handle
+        return self._held().handle
+
+    def hold(self) -> object:
+        """Keep the model in memory for as long as the result is kept, also if it is closed.
+
+        Raises:
+            ModelLoadError: It was closed.
+        """
+        return self._held()
 
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
-        return self._handle is None
+        return self._loaded is None
 
     def close(self) -> None:
-        """Free the weights, and the adapters with them. May be called again."""
-        with self._lock:
-            handle, self._handle, self.adapters = self._handle, None, ()
-        if handle is not None:
-            C.llama_model_free(handle)
+        """Free the weights, and the adapters with them, once nobody holds them. May be repeated."""
+        self._loaded, self.adapters = None, ()
+
+    def _held(self) -> _Loaded:
+        loaded = self._loaded
+        if loaded is None:
+            raise ModelLoadError(f"the model {self.path} was closed")
+        return loaded
 
     def __enter__(self) -> Self:
         return self

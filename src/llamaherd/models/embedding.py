@@ -6,7 +6,8 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -75,6 +76,8 @@ class TextEmbeddings:
         self._engines: dict[Pooling, EmbeddingEngine] = {}
         self._whole_weights: Weights | None = None
         self._is_closed = False
+        # Not with the model, since an iterator of vectors may outlive it.
+        weakref.finalize(self, _close_engines, self._engines)
 
     @functools.cached_property
     def n_ctx(self) -> int:
@@ -83,10 +86,9 @@ class TextEmbeddings:
         n_ctx_train = self._header.sizes().n_ctx_train
         return min(self._wanted_n_ctx or n_ctx_train, n_ctx_train)
 
-    @property
-    def n_dimensions(self) -> int:
-        """Values of a vector."""
-        return self._header.sizes().n_embd
+    def n_dimensions(self, pooling: Pooling) -> int:
+        """Values of a vector; with pooling by rank the scores of a text."""
+        return self.n_classes if pooling == "rank" else self._header.sizes().n_embd
 
     def pooling(self, wanted: Pooling) -> Pooling:
         """The pooling that is meant by ``"auto"``, or the one that is wanted.
@@ -112,36 +114,37 @@ class TextEmbeddings:
             ConfigError: The model's vectors are shorter than `dim`.
             ModelError: The model cannot do this pooling.
         """
-        if config.dim is not None and config.dim > self.n_dimensions:
-            raise ConfigError(
-                f"dim is {config.dim}, but the model's vectors have {self.n_dimensions}"
-            )
-        return self.pooling(config.pooling)
+        self._check_usable()
+        pooling = self.pooling(config.pooling)
+        n_dimensions = self.n_dimensions(pooling)
+        if config.dim is not None and config.dim > n_dimensions:
+            raise ConfigError(f"dim is {config.dim}, but the model's vectors have {n_dimensions}")
+        return pooling
 
     def engine(self, pooling: Pooling) -> EmbeddingEngine:
         """The engine of a pooling, which all texts of the model share.
 
         Raises:
-            ModelError: The model was closed, or cannot do this pooling.
+            ModelError: The model was closed, has only its vocabulary, or cannot do this pooling.
         """
         pooling = self.pooling(pooling)
         with self._lock:
-            if self._is_closed:
-                raise ModelError("this model was closed; load it again")
+            self._check_usable()
             if pooling not in self._engines:
                 runners = self._runners(pooling)
                 self._engines[pooling] = EmbeddingEngine(runners.open)
             return self._engines[pooling]
 
-    def embed(self, texts: str | Sequence[str], config: EmbeddingConfig) -> FloatArray:
+    def embed(self, texts: str | Iterable[str], config: EmbeddingConfig) -> FloatArray:
         """Vectors of one text or many; see `Model.embed`."""
-        if self.pooling(config.pooling) == "none":
+        pooling = self.check(config)
+        if pooling == "none":
             raise ConfigError("without pooling every text has a shape of its own; use embed_iter")
         is_one = isinstance(texts, str)
         rows = list(self.iterate([texts] if isinstance(texts, str) else texts, config))
         raise_failures(rows, "text")
         if not rows:
-            return np.empty((0, config.dim or self.n_dimensions), np.float32)
+            return np.empty((0, config.dim or self.n_dimensions(pooling)), np.float32)
         vectors = np.stack([row.vector for row in rows if row.vector is not None])
         return vectors[0] if is_one else vectors
 
@@ -180,10 +183,13 @@ class TextEmbeddings:
             finish: Gets the model's result for them.
 
         Raises:
+            InvalidPrompt: The items are one text, which an iteration would take to pieces.
             ModelError: The model was closed, or cannot do this pooling.
         """
         # Not a generator itself, so that what is wrong is said at once.
-        return _rows(self.engine(pooling), items, make, finish)
+        if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+            raise InvalidPrompt(f"give a list of texts, not one {type(items).__name__}")
+        return self._rows(self.engine(pooling), items, make, finish)
 
     def body(self, text: str) -> list[int]:
         """Tokens of a text, without those that the model wants around it.
@@ -209,6 +215,8 @@ class TextEmbeddings:
             if not may_cut:
                 raise PromptTooLong(n_tokens, self.n_ctx)
             body = body[: self.n_ctx - n_tokens]
+        if not n_tokens:
+            raise InvalidPrompt("the model has no tokens for the text")
         return [*before, *body, *after]
 
     def pair(self, first: str, second: str, *, may_cut: bool) -> EmbeddingRequest:
@@ -240,11 +248,9 @@ class TextEmbeddings:
         """Close all engines and free what was loaded here. May be called twice."""
         with self._lock:
             self._is_closed = True
-            engines = list(self._engines.values())
-        for engine in engines:
-            engine.close()
-        if self._whole_weights is not None and self._whole_weights is not self._weights:
-            self._whole_weights.close()
+        _close_engines(self._engines)
+        self._engines.clear()
+        self._native = self._whole_weights = None
 
     @functools.cached_property
     def _header(self) -> GgufHeader:
@@ -262,6 +268,35 @@ class TextEmbeddings:
         """Whether every token sees all of its text."""
         architecture = self._header.metadata.get("general.architecture")
         return not self._header.metadata.get(f"{architecture}.attention.causal", True)
+
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise ModelError("this model was closed; load it again")
+        if self._native is None and self._weights.vocab_only:
+            raise ModelError("this model was loaded with vocab_only=True: it can only tokenize")
+
+    def _rows(
+        self,
+        engine: EmbeddingEngine,
+        items: Iterable[Item],
+        make: Callable[[Item], EmbeddingRequest],
+        finish: Callable[[FloatArray, EmbeddingRequest], FloatArray],
+    ) -> Iterator[Embedding]:
+        numbered = enumerate(items)
+        while window := list(itertools.islice(numbered, _WINDOW)):
+            failed: dict[int, Embedding] = {}
+            requests: dict[int, EmbeddingRequest] = {}
+            for index, item in window:
+                try:
+                    requests[index] = make(item)
+                except LlamaherdError as error:
+                    failed[index] = Embedding(index, error=RowError.from_exception(error))
+            results = iter(engine.compute(list(requests.values())))
+            for index, _ in window:
+                if index in failed:
+                    yield failed[index]
+                else:
+                    yield _embedding(index, requests[index], next(results), finish)
 
     def _runners(self, pooling: Pooling) -> _Runners:
         native = self._native
@@ -343,34 +378,23 @@ def normalized(vectors: FloatArray) -> FloatArray:
     return scaled
 
 
-def _rows(
-    engine: EmbeddingEngine,
-    items: Iterable[Item],
-    make: Callable[[Item], EmbeddingRequest],
+def _embedding(
+    index: int,
+    request: EmbeddingRequest,
+    found: FloatArray | LlamaherdError,
     finish: Callable[[FloatArray, EmbeddingRequest], FloatArray],
-) -> Iterator[Embedding]:
-    numbered = enumerate(items)
-    while window := list(itertools.islice(numbered, _WINDOW)):
-        failed: dict[int, Embedding] = {}
-        requests: dict[int, EmbeddingRequest] = {}
-        for index, item in window:
-            try:
-                requests[index] = make(item)
-            except LlamaherdError as error:
-                failed[index] = Embedding(index, error=RowError.from_exception(error))
-        results = iter(engine.compute(list(requests.values())))
-        for index, _ in window:
-            if index in failed:
-                yield failed[index]
-                continue
-            request, found = requests[index], next(results)
-            if not isinstance(found, LlamaherdError) and not np.isfinite(found).all():
-                found = DecodeFailed("the model gave values that are no numbers; check its file")
-            if isinstance(found, LlamaherdError):
-                problem = RowError.from_exception(found)
-                yield Embedding(index, n_tokens=len(request.tokens), error=problem)
-            else:
-                yield Embedding(index, finish(found, request), len(request.tokens))
+) -> Embedding:
+    if not isinstance(found, LlamaherdError) and not np.isfinite(found).all():
+        found = DecodeFailed("the model gave values that are no numbers; check its file")
+    if isinstance(found, LlamaherdError):
+        problem = RowError.from_exception(found)
+        return Embedding(index, n_tokens=len(request.tokens), error=problem)
+    return Embedding(index, finish(found, request), len(request.tokens))
+
+
+def _close_engines(engines: Mapping[Pooling, EmbeddingEngine]) -> None:
+    for engine in list(engines.values()):
+        engine.close()
 
 
 def _finished(vector: FloatArray, config: EmbeddingConfig, pooling: Pooling) -> FloatArray:

@@ -92,7 +92,6 @@ class Model:
         self._chat = ChatTemplate.for_model(weights, self._tokenizer, chat_template)
         self._lock = threading.RLock()
         self._embeddings = TextEmbeddings(weights, native, self._tokenizer, threads, n_ctx)
-        weakref.finalize(self, self._embeddings.close)
         self._engine: RowEngine | None = None
         self._users: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
@@ -423,12 +422,7 @@ class Model:
 
     @property
     def embeddings(self) -> TextEmbeddings:
-        """What makes vectors with this model.
-
-        Raises:
-            ModelError: The model has only its vocabulary, or was closed.
-        """
-        self._check_weights()
+        """What makes vectors with this model."""
         return self._embeddings
 
     def close_before(self, user: Closeable) -> None:

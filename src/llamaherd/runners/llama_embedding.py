@@ -29,7 +29,7 @@ class LlamaEmbeddingRunner:
     """A context that gives hidden states instead of logits. Used from one thread only.
 
     Args:
-        weights: The model; must outlive the runner.
+        weights: The model, which is held until the runner is closed.
         n_embd: Width of its hidden states.
         pooling: One of `POOLINGS`.
         n_tokens: Tokens of the longest text. Every text lies in one batch as a whole: llama.cpp
@@ -58,6 +58,7 @@ class LlamaEmbeddingRunner:
         params.embeddings = True
         params.pooling_type = POOLINGS[pooling]
         params.no_perf = True
+        self._held: object = weights.hold()
         self._context = C.llama_init_from_model(weights.handle, params)
         if not self._context:
             raise ModelLoadError(
@@ -109,7 +110,7 @@ class LlamaEmbeddingRunner:
         if self._context:
             C.llama_batch_free(self._batch)
             C.llama_free(self._context)
-            self._context = None
+            self._context = self._held = None
 
     def _fill(self, texts: Sequence[Sequence[int]]) -> list[int]:
         """Put the texts into the batch; return where each ends."""
