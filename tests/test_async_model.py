@@ -70,6 +70,19 @@ def test_a_hundred_calls_become_one_batch(kind: str, demo: Model) -> None:
     run(main(), kind)
 
 
+def test_embeddings_are_awaited(demo: Model) -> None:
+    async def main() -> None:
+        async with AsyncModel(demo) as model:
+            one, many = await asyncio.gather(
+                model.embed("hello", pooling="mean"), model.embed(["hello", "who won?"])
+            )
+            assert one.shape == (256,) and many.shape == (2, 256)
+        with pytest.raises(ModelError, match="closed"):
+            await model.embed("hello")
+
+    run(main(), "asyncio")
+
+
 def test_everything_a_model_tells(tmp_path: Path) -> None:
     async def main() -> None:
         model = await AsyncModel.load("demo", context_size=256)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +24,10 @@ from llamaherd import (
     EngineDead,
     InsufficientMemory,
     InvalidPrompt,
+    LlamaherdError,
     Model,
     ModelError,
+    ModelLoadError,
     ParallelProcessor,
     ProcessorStopped,
     PromptTooLong,
@@ -32,6 +36,7 @@ from llamaherd import (
 from llamaherd.engine.embedding import EmbeddingEngine, EmbeddingRequest
 from llamaherd.engine.packing import next_batch
 from llamaherd.engine.plan import FloatArray
+from llamaherd.llama.gguf_file import read_header
 from llamaherd.runners.native_weights import why_unavailable
 from tiny_bert import convert_tool, make_bert
 from tiny_models import TinyShape, make_bpe_model
@@ -207,6 +212,48 @@ def test_a_decoder_takes_a_long_text_in_pieces(pooling: str, tmp_path: Path) -> 
             assert 1024 < len(model.tokenize(text)) < 4096
             found.append(model.embed([text, "hello"], pooling=pooling))
     assert (found[0] * found[1]).sum(axis=1).min() > 0.999
+
+
+def test_an_encoder_without_the_tokens_around_a_text_is_refused(tmp_path: Path) -> None:
+    """llama.cpp would end the process."""
+    pytest.importorskip("safetensors")
+    data = make_bert(tmp_path / "bert").path.read_bytes()
+    for name, said in (("bos", "the beginning of a text"), ("seperator", "the separator of")):
+        key = f"tokenizer.ggml.{name}_token_id".encode()
+        assert key in data
+        path = tmp_path / "damaged.gguf"
+        path.write_bytes(data.replace(key, key[:-1] + b"x"))
+        with pytest.raises(ModelLoadError, match=f"no token for {said}"):
+            Model.load(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_encoders_never_crash(seed: int, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    bert = make_bert(tmp_path / "bert", has_classifier=True)
+    data = bert.path.read_bytes()
+    n_header = min(tensor.offset for tensor in read_header(bert.path).tensors)
+    rng = random.Random(seed)
+    for _ in range(20):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            n = rng.choice((1, 4, 8))
+            value = rng.choice((0, 1, 2, 31, 48, 64, 4096, rng.getrandbits(8 * n)))
+            at = rng.randrange(8, n_header)
+            damaged[at : at + n] = (value % (1 << 8 * n)).to_bytes(n, "little")
+        bert.path.write_bytes(damaged)
+        with contextlib.suppress(LlamaherdError), load_or_skip(bert.path, "native") as model:
+            list(model.embed_iter(TEXTS, pooling="none"))
+            model.embed(TEXTS[0], pooling="rank")
+
+
+def test_a_decoder_that_sees_all_of_its_text_is_llama_cpps(tmp_path: Path) -> None:
+    extra = {"llama.attention.causal": False}
+    with Model.load(make_bpe_model(tmp_path / "model.gguf", extra=extra)) as model:
+        assert model.info.engine == "llama.cpp"
+        first, second = model.embed_iter(["The quick", "The lazy"], pooling="none")
+        assert first.vector is not None and second.vector is not None
+        assert np.abs(first.vector[0] - second.vector[0]).max() > 0.01
 
 
 def test_an_encoder_cannot_answer_and_says_so(minilm: Model) -> None:

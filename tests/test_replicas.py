@@ -15,8 +15,10 @@ from llamaherd import (
     EngineDead,
     ForkedProcess,
     Model,
+    ModelError,
     ParallelProcessor,
     ProcessorStopped,
+    Reranker,
     ThreadPoolConfig,
     WorkerCrashed,
     hardware,
@@ -239,3 +241,17 @@ def test_cancel_close_and_fork() -> None:
     with pytest.raises(ProcessorStopped):
         processor.batch_generate(rows(1), GREEDY)
     processor.close()
+
+
+def test_embeddings_need_no_model_of_their_own() -> None:
+    """Weights are in the workers, and are loaded here when vectors are first asked for."""
+    with ParallelProcessor("demo", replicas=2) as processor, Reranker(processor) as reranker:
+        assert processor.batch_embed(["hello", "who won?"]).shape == (2, 256)
+        assert reranker.score("Who won?", ["The Rovers won the cup."]).shape == (1,)
+    with pytest.raises(ModelError, match="closed"):
+        processor.batch_embed(["hello"])
+    with (
+        ParallelProcessor("demo", replicas=2) as processor,
+        pytest.raises(ModelError, match="vocab_only"),
+    ):
+        processor.model.embed("hello")

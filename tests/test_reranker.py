@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from llamaherd import (
 )
 from llamaherd.runners.native_weights import why_unavailable
 from tiny_bert import make_bert
+from tiny_models import make_bpe_model
 
 needs_native = pytest.mark.skipif(why_unavailable() is not None, reason="no native engine here")
 
@@ -101,6 +103,57 @@ def test_templates_of_rerankers(processor: ParallelProcessor) -> None:
     with pytest.raises(ConfigError, match="give a list"):
         Reranker(processor).rank("a", "b")
     assert Reranker(processor).rank("a", []).ids.tolist() == []
+
+
+def test_what_a_template_makes_is_cut_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    bert = make_bert(tmp_path / "bert", has_classifier=True)
+    template, long = "{{ query }} ? {{ document }}", "river " * 100
+    with Reranker(bert.path, template=template) as reranker:
+        fine, failed = reranker.score_iter([("who", "a bank"), ("who", long)])
+        assert fine.success and failed.error is not None and failed.error.type == "PromptTooLong"
+    with Reranker(bert.path, template=template, truncate=True) as reranker:
+        cut, query_too_long = reranker.score_iter([("who", long), (long, "a bank")])
+        assert cut.success and cut.n_tokens == 48
+        assert query_too_long.error is not None and query_too_long.error.type == "PromptTooLong"
+
+
+@pytest.mark.parametrize(
+    "system",
+    ["{{ raise_exception('no system role') }}", "{# left out #}"],
+)
+def test_chat_templates_without_a_system_role(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where the answer begins with thoughts, which are ended before the first."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}" + system + "{% else %}"
+        "<|im_start|>{{ m.content }}<|im_end|>{% endif %}{% endfor %}<think>\n"
+    )
+    path = make_bpe_model(tmp_path / "model.gguf", chat_template=template)
+    with Model.load(path) as model, ParallelProcessor(model) as processor:
+        asked: list[str] = []
+        score_iter = processor.score_iter
+
+        def spy(rows: Any) -> Any:
+            seen = list(rows)
+            asked.extend(model.detokenize(row.prompt, special=True) for row in seen)
+            return score_iter(seen)
+
+        monkeypatch.setattr(processor, "score_iter", spy)
+        with Reranker(processor) as reranker:
+            (row,) = reranker.score_iter([("who won", "the cup")])
+            assert row.success
+    assert asked[0].startswith(f"<|im_start|>{reranker_system_message()}\n\n<Instruct>")
+    assert asked[0].endswith("<Document>: the cup<|im_end|><think>\n\n</think>\n\n")
+
+
+def test_what_is_no_pair_fails_alone(processor: ParallelProcessor) -> None:
+    with Reranker(processor) as reranker:
+        wrong = [("a", "b"), ("a", "b", "c"), None, "ab", ("a", "b")]
+        rows = list(reranker.score_iter(wrong))  # type: ignore[arg-type]
+        assert [row.success for row in rows] == [True, False, False, False, True]
+        assert rows[3].error is not None and "'ab' is no pair of" in rows[3].error.message
 
 
 def test_vectors_of_tokens(tmp_path: Path) -> None:

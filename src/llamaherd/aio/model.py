@@ -12,8 +12,15 @@ from typing import Any
 
 from llamaherd.aio.call import AsyncCall
 from llamaherd.aio.stream import TokenStream
-from llamaherd.config import AsyncConfig, EngineConfig, GenerationConfig, StreamConfig
+from llamaherd.config import (
+    AsyncConfig,
+    EmbeddingConfig,
+    EngineConfig,
+    GenerationConfig,
+    StreamConfig,
+)
 from llamaherd.engine.engine import Engine
+from llamaherd.engine.plan import FloatArray
 from llamaherd.errors import ConfigError, ModelError
 from llamaherd.models.calls import make_request
 from llamaherd.models.info import ModelInfo
@@ -123,6 +130,15 @@ class AsyncModel:
         stream = TokenStream(call, owner=self)
         await self.start(call, prompt, config, options)
         return stream
+
+    async def embed(
+        self, texts: str | Sequence[str], config: EmbeddingConfig | None = None, **options: Any
+    ) -> FloatArray:
+        """Vectors of texts, computed beside the answers of this model; see `Model.embed`.
+
+        If the task is cancelled, texts that were begun are computed to their end.
+        """
+        return await asyncio.to_thread(self.model.embed, texts, config, **options)
 
     async def tokenize_async(self, text: str, add_bos: bool = True) -> list[int]:
         """Tokens of a text; see `Model.tokenize`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TypeVar
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from llamaherd.engine.embedding import EmbeddingRequest
-from llamaherd.errors import ConfigError, LlamaherdError, ModelError, RequestError
+from llamaherd.errors import (
+    ConfigError,
+    LlamaherdError,
+    ModelError,
+    PromptTooLong,
+    RequestError,
+    TemplateError,
+)
 from llamaherd.models.embedding import raise_failures
 from llamaherd.models.model import Model
 from llamaherd.processing.choices import ChoiceTree
@@ -35,6 +42,8 @@ _SYSTEM = (
 _QUESTION = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
 _ANSWERS = ("yes", "no")
 _RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
+# What some models' templates let every answer begin with, and what ends it.
+_THINKING, _NO_THOUGHTS = "<think>", "</think>\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,7 @@ class Reranker:
     Raises:
         ConfigError: An option is wrong.
         ModelError: The model cannot be loaded, or its classifier is not a reranker's.
-        TemplateError: The template is wrong.
+        TemplateError: The template is wrong, or the model's own fails.
     """
 
     def __init__(
@@ -231,26 +240,78 @@ class Reranker:
         if template is None and self.has_classifier and own is not None:
             template = own.replace("{query}", "{{ query }}").replace("{document}", "{{ document }}")
         if template is not None:
-            render = model.raw_template(template)
-            return _checked(
-                lambda query, document: EmbeddingRequest(
-                    render({"query": query, "document": document, "instruction": instruction})
-                )
-            )
+            return _checked(self._by_template(model.raw_template(template), instruction))
         if self.has_classifier:
             embeddings = model.embeddings
             return _checked(
                 lambda query, document: embeddings.pair(query, document, may_cut=self._truncate)
             )
 
+        if model.info.chat_template:
+            return _checked(self._by_chat(instruction))
+
         def question(query: str, document: str) -> EmbeddingRequest:
             text = _QUESTION.format(instruction=instruction, query=query, document=document)
-            if not model.info.chat_template:
-                return EmbeddingRequest(model.tokenize(f"{_SYSTEM}\n\n{text}\n\nAnswer:"))
-            messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}]
-            return EmbeddingRequest(model.encode(messages, enable_thinking=False))
+            return EmbeddingRequest(model.tokenize(f"{_SYSTEM}\n\n{text}\n\nAnswer:"))
 
         return _checked(question)
+
+    def _by_template(
+        self, render: Callable[[Mapping[str, str]], list[int]], instruction: str
+    ) -> Callable[[str, str], EmbeddingRequest]:
+        """What renders a template; for a classifier, with as much of the document as fits."""
+        model = self._model
+
+        def request(query: str, document: str) -> EmbeddingRequest:
+            variables = {"query": query, "document": document, "instruction": instruction}
+            tokens = render(variables)
+            if not self.has_classifier:
+                return EmbeddingRequest(tokens)
+            n_ctx = model.embeddings.n_ctx
+            body = model.tokenize(document, add_bos=False) if len(tokens) > n_ctx else []
+            while len(tokens) > n_ctx:
+                body = body[: max(0, len(body) + n_ctx - len(tokens))]
+                if not self._truncate or not body:
+                    raise PromptTooLong(len(tokens), n_ctx)
+                tokens = render({**variables, "document": model.detokenize(body)})
+            return EmbeddingRequest(tokens)
+
+        return request
+
+    def _by_chat(self, instruction: str) -> Callable[[str, str], EmbeddingRequest]:
+        """What asks in the form of the model's chat template.
+
+        Raises:
+            TemplateError: It fails.
+        """
+        model = self._model
+
+        def messages(text: str, has_system: bool) -> list[dict[str, str]]:
+            if has_system:
+                system = {"role": "system", "content": _SYSTEM}
+                return [system, {"role": "user", "content": text}]
+            return [{"role": "user", "content": f"{_SYSTEM}\n\n{text}"}]
+
+        def rendered(has_system: bool) -> str:
+            return model.apply_chat_template(messages("?", has_system), enable_thinking=False)
+
+        # Some templates refuse system messages, and some leave them out.
+        try:
+            has_system = _SYSTEM in rendered(True)
+        except TemplateError:
+            has_system = False
+        prompt, end = rendered(has_system), []
+        stem = prompt.rstrip()
+        if stem.endswith(_THINKING):
+            space = "\n\n".removeprefix(prompt[len(stem) :])
+            end = model.tokenize(space + _NO_THOUGHTS, add_bos=False, special=True)
+
+        def question(query: str, document: str) -> EmbeddingRequest:
+            text = _QUESTION.format(instruction=instruction, query=query, document=document)
+            chat = messages(text, has_system)
+            return EmbeddingRequest(model.encode(chat, enable_thinking=False) + end)
+
+        return question
 
     def _make_tree(self) -> ChoiceTree:
         # After a chat template the answer begins with the word itself, in plain text with a space.
@@ -275,6 +336,8 @@ def _checked(
     encode: Callable[[str, str], EmbeddingRequest],
 ) -> Callable[[Pair], EmbeddingRequest]:
     def encode_pair(pair: Pair) -> EmbeddingRequest:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise RequestError(f"{pair!r:.100} is no pair of a query and a document")
         for name, text in zip(("query", "document"), pair, strict=True):
             if not isinstance(text, str):
                 raise RequestError(f"the {name} is of type {type(text).__name__}, no text")

@@ -63,6 +63,8 @@ class LlamaVocabulary:
         self.eos = _token_or_none(C.llama_vocab_eos(self._handle))
         self.adds_bos = bool(C.llama_vocab_get_add_bos(self._handle))
         self.adds_eos = bool(C.llama_vocab_get_add_eos(self._handle))
+        if reason := self._missing_token():
+            raise ModelLoadError(f"{weights.path} cannot be used: {reason}")
         self._recurses = C.llama_vocab_type(self._handle) == C.LLAMA_VOCAB_TYPE_BPE
         model = weights.metadata().get("tokenizer.ggml.model")
         self.is_byte_level = self._recurses and model == "gpt2"
@@ -77,6 +79,19 @@ class LlamaVocabulary:
             self.tokens_with(C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN)
         )
         self._grammars = Grammars(self)
+
+    def _missing_token(self) -> str:
+        """Which token its texts begin or end with and it does not have; llama.cpp would end."""
+        is_word_piece = C.llama_vocab_type(self._handle) == C.LLAMA_VOCAB_TYPE_WPM
+        separator = C.llama_vocab_sep(self._handle)
+        for name, is_needed, token in (
+            ("beginning", self.adds_bos or is_word_piece, self.bos),
+            ("end", self.adds_eos, self.eos),
+            ("separator", is_word_piece, _token_or_none(separator)),
+        ):
+            if is_needed and token is None:
+                return f"its vocabulary has no token for the {name} of a text"
+        return ""
 
     def tokens_with(self, attributes: int) -> list[int]:
         """Tokens that have any of these attribute bits (``LLAMA_TOKEN_ATTR_*``)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from llamaherd.config import (
 )
 from llamaherd.engine.plan import FloatArray
 from llamaherd.engine.request import RowEngine
-from llamaherd.errors import ConfigError, InvalidPrompt, LlamaherdError
+from llamaherd.errors import ConfigError, InvalidPrompt, LlamaherdError, ProcessorStopped
 from llamaherd.models.model import Model, Prompt
 from llamaherd.processing.choices import ChoiceTree
 from llamaherd.processing.progress import ProgressCallback, watch
@@ -157,7 +158,10 @@ class ParallelProcessor:
         self._engine = _open_engine(self._model, self._config, replicas)
         self._n_deduplicated = 0
         # Also runs when the processor is forgotten, or the interpreter ends, without a close.
-        owned = self._model if owns_model else None
+        owned = [self._model] if owns_model else []
+        self._embedding_model = None if owns_model and replicas is not None else self._model
+        self._embedding_lock = threading.Lock()
+        self._owned = owned
         self._finalizer = weakref.finalize(self, _close, self._engine, owned)
 
     @property
@@ -300,11 +304,18 @@ class ParallelProcessor:
         """Vectors ``[n, dim]`` of many texts; see `Model.embed`.
 
         They are computed beside the answers of this processor, on the same weights; neither waits
-        for the other.
+        for the other. With `replicas` the weights are in worker processes, so that the first call
+        loads them here once more, unless the processor was made from a loaded model.
         """
         if isinstance(texts, str):
             raise InvalidPrompt("batch_embed takes a list of texts; for one, call model.embed")
-        return self._model.embed(texts, config, **options)
+        with self._embedding_lock:
+            if self._embedding_model is None:
+                if not self._finalizer.alive:
+                    raise ProcessorStopped("the processor was closed; open a new one")
+                self._embedding_model = Model.load(**self._model.load_options())
+                self._owned.append(self._embedding_model)
+        return self._embedding_model.embed(texts, config, **options)
 
     def parallel_process(
         self, items: Iterable[Item], fn: Callable[[Item, Model], Value]
@@ -414,9 +425,9 @@ def _open_engine(
     return open_replicas(model, config, None if replicas == "auto" else replicas)
 
 
-def _close(engine: Any, model: Model | None) -> None:
+def _close(engine: Any, models: list[Model]) -> None:
     engine.close()
-    if model is not None:
+    for model in models:
         model.close()
 
 

@@ -230,6 +230,10 @@ class _Plan:
             raise NotCovered(f"it has rotary embeddings of the kind {kind!r}")
 
     def _check_encoder(self) -> None:
+        is_causal = self._value("attention.causal", not self._is_encoder)
+        if is_causal == self._is_encoder:
+            seen = "only what comes before it" if is_causal else "all of its text"
+            raise NotCovered(f"every token sees {seen}, which is unusual for its architecture")
         if not self._is_encoder:
             return
         if self._sizes.n_embd % 16:
@@ -363,12 +367,15 @@ class _Plan:
 
     def classifier(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Weights ``[outputs, inputs]`` and bias of the layers that follow a pooled state."""
-        layers = []
+        layers, width = [], self._sizes.n_embd
         for name in ("cls", "cls.output"):
             if f"{name}.weight" not in self._tensors:
                 continue
             shape = self._tensor(f"{name}.weight")[1].shape
             n_inputs, n_outputs = shape[0], math.prod(shape[1:])
+            if n_inputs != width:
+                raise ModelLoadError(f"{self._path} is damaged: {name}.weight has shape {shape}")
+            width = n_outputs
             weight = self._array(f"{name}.weight", n_inputs * n_outputs)
             bias = np.zeros(n_outputs, np.float32)
             if f"{name}.bias" in self._tensors:
