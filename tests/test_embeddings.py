@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import json
 import random
 import threading
 import time
@@ -245,6 +246,33 @@ def test_damaged_encoders_never_crash(seed: int, tmp_path: Path) -> None:
         with contextlib.suppress(LlamaherdError), load_or_skip(bert.path, "native") as model:
             list(model.embed_iter(TEXTS, pooling="none"))
             model.embed(TEXTS[0], pooling="rank")
+
+
+def test_what_the_converter_keeps_and_what_it_refuses(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    folder = make_bert(tmp_path / "bert").path.parent
+    convert, out = convert_tool(), tmp_path / "converted.gguf"
+    vocabulary = (folder / "vocab.txt").read_text().replace("rover", "The")
+    # Embeddings may have more rows than there are tokens.
+    (folder / "vocab.txt").write_text(vocabulary.removesuffix("?\n!\n"))
+    for is_lower, words in ((True, ["the", "the"]), (False, ["the", "The"])):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": is_lower}))
+        convert(folder, out, "F32")
+        with Model.load(out) as model:
+            _, *tokens, _ = model.tokenize("the The")
+            assert [vocabulary.split("\n")[token] for token in tokens] == words
+            assert model.info.n_vocab == len(vocabulary.split())
+    for name, content, said in (
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "max_tokens has no place"),
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "Dense has no place"),
+        ("config.json", {"model_type": "roberta"}, "only BERT"),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        kept = (folder / name).read_text() if (folder / name).exists() else "{}"
+        (folder / name).write_text(json.dumps(content))
+        with pytest.raises(SystemExit, match=said):
+            convert(folder, out, "F32")
+        (folder / name).write_text(kept)
 
 
 def test_a_decoder_that_sees_all_of_its_text_is_llama_cpps(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
     pip install gguf safetensors numpy
     python tools/convert_bert.py MODEL_FOLDER model.gguf [--type F16]
 
-The folder is as the hub has it: config.json, vocab.txt, model.safetensors and, for its pooling,
-1_Pooling/config.json. A model with a classifier (BertForSequenceClassification) becomes a reranker.
+The folder is as the hub has it: config.json, vocab.txt, model.safetensors and, if it has them,
+tokenizer_config.json, modules.json and 1_Pooling/config.json. A model with a classifier
+(BertForSequenceClassification) becomes a reranker. What would be computed wrongly is refused.
 Names of keys and tensors are those that llama.cpp reads for the architecture "bert".
 """
 
@@ -63,9 +64,8 @@ def convert(folder: Path, output: Path, matrix_type: str) -> None:
         output: The file to write.
         matrix_type: One of `TYPES`; vectors and norms are always float32.
     """
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("hidden_act", "gelu") != "gelu" or config.get("model_type") != "bert":
-        raise SystemExit(f"{folder}: only BERT with gelu is converted")
+    config = read_json(folder / "config.json")
+    check(folder, config)
     tensors = {
         name.removeprefix("bert."): values
         for name, values in sorted(load_file(folder / "model.safetensors").items())
@@ -73,7 +73,8 @@ def convert(folder: Path, output: Path, matrix_type: str) -> None:
     has_classifier = "classifier.weight" in tensors
     writer = gguf.GGUFWriter(output, "bert")
     write_shape(writer, config, folder, has_classifier)
-    write_vocabulary(writer, (folder / "vocab.txt").read_text(encoding="utf-8").split("\n"))
+    n_vocab = len(tensors["embeddings.word_embeddings.weight"])
+    write_vocabulary(writer, folder, n_vocab)
     for name, values in tensors.items():
         target = tensor_name(name, has_classifier)
         if target is not None:
@@ -82,6 +83,28 @@ def convert(folder: Path, output: Path, matrix_type: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; nothing if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse what GGUF's "bert" is not.
+
+    Raises:
+        SystemExit: It is another kind of model.
+    """
+    if config.get("hidden_act", "gelu") != "gelu" or config.get("model_type") != "bert":
+        raise SystemExit(f"{folder}: only BERT with gelu is converted")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise SystemExit(f"{folder}: only absolute positions are converted")
+    if not (folder / "model.safetensors").exists():
+        raise SystemExit(f"{folder}: there is no model.safetensors; PyTorch's files are not read")
+    for module in read_json(folder / "modules.json"):
+        if module["type"].rpartition(".")[2] not in ("Transformer", "Pooling", "Normalize"):
+            raise SystemExit(f"{folder}: its part {module['type']} has no place in GGUF")
 
 
 def write_shape(
@@ -95,23 +118,37 @@ def write_shape(
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_eps(config["layer_norm_eps"])
     writer.add_causal_attention(False)
+    writer.add_token_type_count(config.get("type_vocab_size", 2))
     if has_classifier:
         writer.add_pooling_type(gguf.PoolingType.RANK)
         return
-    pooling = folder / "1_Pooling" / "config.json"
-    modes = json.loads(pooling.read_text()) if pooling.exists() else {}
-    kind = next((k for name, k in POOLINGS.items() if modes.get(f"pooling_mode_{name}")), 1)
-    writer.add_pooling_type(gguf.PoolingType(kind))
+    settings = read_json(folder / "1_Pooling" / "config.json")
+    prefix = "pooling_mode_"
+    modes = [
+        key.removeprefix(prefix) for key in settings if key.startswith(prefix) and settings[key]
+    ]
+    modes = modes or ["mean_tokens"]
+    if len(modes) > 1 or modes[0] not in POOLINGS:
+        raise SystemExit(f"{folder}: its pooling {' and '.join(modes)} has no place in GGUF")
+    writer.add_pooling_type(gguf.PoolingType(POOLINGS[modes[0]]))
 
 
-def write_vocabulary(writer: gguf.GGUFWriter, lines: list[str]) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, folder: Path, n_vocab: int) -> None:
     """WordPiece as llama.cpp has it: a mark where a word begins instead of one where it goes on."""
-    tokens = [line for line in lines if line]
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    # Embeddings are often padded to a round number of rows.
+    tokens += [f"[unused_row{i}]" for i in range(len(tokens), n_vocab)]
+    settings = read_json(folder / "tokenizer_config.json")
+    is_lower = settings.get("do_lower_case", True)
+    strips = settings.get("strip_accents")
+    writer.add_bool("tokenizer.ggml.normalizer.lowercase", is_lower)
+    writer.add_bool(
+        "tokenizer.ggml.normalizer.strip_accents", is_lower if strips is None else strips
+    )
     kinds = [gguf.TokenType.CONTROL if is_special(t) else gguf.TokenType.NORMAL for t in tokens]
     writer.add_tokenizer_model("bert")
     writer.add_token_list([phantom(token) for token in tokens])
     writer.add_token_types(kinds)
-    writer.add_token_type_count(2)
     places = {token: i for i, token in enumerate(tokens)}
     writer.add_bos_token_id(places["[CLS]"])
     writer.add_eos_token_id(places["[SEP]"])
