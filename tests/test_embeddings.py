@@ -295,7 +295,7 @@ def test_too_long_for_the_model(minilm: Model) -> None:
         rows = list(embedder.embed_iter(["fine", long]))
         assert rows[0].success and not rows[1].success
         assert rows[1].error is not None and rows[1].error.type == "PromptTooLong"
-        with pytest.raises(RequestError, match="1 of 2 texts failed: text 1"):
+        with pytest.raises(RequestError, match="1 of 2 texts failed: text 1.*truncate=True"):
             embedder.embed(["fine", long])
     with Embedder(minilm, truncate=True) as embedder:
         cut = embedder.embed([long, "word " * 510])

@@ -118,6 +118,36 @@ def test_what_a_template_makes_is_cut_as_well(tmp_path: Path) -> None:
         assert query_too_long.error is not None and query_too_long.error.type == "PromptTooLong"
 
 
+def test_long_documents_are_cut_to_what_the_processor_takes() -> None:
+    long = "cup " * 3000
+    with ParallelProcessor("demo", n_ctx=256) as processor:
+        with Reranker(processor) as reranker:
+            (row,) = reranker.score_iter([("Who won?", long)])
+            assert row.error is not None and row.error.type == "PromptTooLong"
+        with Reranker(processor, truncate=True) as reranker:
+            (row,) = reranker.score_iter([("Who won?", long)])
+            assert row.success and 250 < row.n_tokens <= 256
+
+
+def test_options_that_are_wrong(processor: ParallelProcessor, tmp_path: Path) -> None:
+    for options, said in (
+        ({"template": "{{ query }}"}, 'the variables "query" and "document"'),
+        ({"template": 3}, "template is 3"),
+        ({"instruction": None}, "instruction is None"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Reranker(processor, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="top_k is 1.5"):
+        Reranker(processor).rank("a", ["b"], top_k=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="projection is no matrix"):
+        MultiVectorGenerator("demo", projection="x")
+    with pytest.raises(ConfigError, match="query_length is 1.5"):
+        MultiVectorGenerator("demo", query_length=1.5)  # type: ignore[arg-type]
+    pytest.importorskip("safetensors")
+    with pytest.raises(ModelError, match="an encoder without a classifier"):
+        Reranker(make_bert(tmp_path / "bert").path)
+
+
 @pytest.mark.parametrize(
     "system",
     ["{{ raise_exception('no system role') }}", "{# left out #}"],

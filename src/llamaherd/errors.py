@@ -118,12 +118,14 @@ class PromptTooLong(RequestError, ValueError):
         n_ctx: Tokens that one sequence may hold.
     """
 
-    def __init__(self, n_prompt: int, n_ctx: int) -> None:
+    def __init__(
+        self, n_prompt: int, n_ctx: int, remedy: str = "load the model with a larger n_ctx"
+    ) -> None:
         self.n_prompt = n_prompt
         self.n_ctx = n_ctx
         super().__init__(
             f"the prompt has {n_prompt} tokens but one sequence holds {n_ctx}: "
-            "shorten it, or load the model with a larger n_ctx"
+            f"shorten it, or {remedy}"
         )
 
 

@@ -172,8 +172,8 @@ class MultiVectorGenerator:
     def _find_mask_token(self, query_length: int | None) -> int:
         if query_length is None:
             return -1
-        if query_length < 1:
-            raise ConfigError(f"query_length is {query_length}; allowed: 1 or more")
+        if not isinstance(query_length, int) or query_length < 1:
+            raise ConfigError(f"query_length is {query_length!r}; allowed: whole numbers from 1 up")
         token = self._model.metadata().get("tokenizer.ggml.mask_token_id")
         if token is None:
             raise ConfigError(
@@ -185,7 +185,10 @@ class MultiVectorGenerator:
 def _check_projection(projection: ArrayLike | None, n_embd: int) -> FloatArray | None:
     if projection is None:
         return None
-    matrix = np.asarray(projection, np.float32)
+    try:
+        matrix = np.asarray(projection, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"projection is no matrix of numbers: {error}") from error
     if matrix.ndim != 2 or matrix.shape[1] != n_embd:
         raise ConfigError(
             f"projection has shape {matrix.shape}; the model's vectors need [dim, {n_embd}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TypeVar
@@ -21,7 +21,7 @@ from llamaherd.errors import (
     RequestError,
     TemplateError,
 )
-from llamaherd.models.embedding import raise_failures
+from llamaherd.models.embedding import CUT_REMEDY, raise_failures
 from llamaherd.models.model import Model
 from llamaherd.processing.choices import ChoiceTree
 from llamaherd.processing.parallel import ParallelProcessor
@@ -104,8 +104,7 @@ class Reranker:
         template: Jinja source of the whole prompt with the variables ``query``, ``document`` and
             ``instruction``, for models that were trained with a form of their own. Text of the
             variables never becomes a control token.
-        truncate: Cut documents that are too long for the model, instead of failing them; for models
-            with a classifier.
+        truncate: Cut documents that are too long for the model, instead of failing them.
 
     Raises:
         ConfigError: An option is wrong.
@@ -131,13 +130,15 @@ class Reranker:
             self._model = model if isinstance(model, Model) else self._own(Model.load(model))
         self._truncate = truncate
         try:
+            _check_texts(instruction, template)
+            self._check_classes()
             self.has_classifier: bool = self._model.embeddings.n_classes > 0
-            self._encode = self._make_encoder(instruction, template)
             if self.has_classifier:
-                self._check_classes()
+                self._processor = None
             else:
                 self._tree = self._make_tree()
                 self._processor = self._processor or self._own(ParallelProcessor(self._model))
+            self._encode = self._make_encoder(instruction, template)
         except BaseException:
             self.close()
             raise
@@ -157,16 +158,17 @@ class Reranker:
                 ones. `score_iter` scores the others nevertheless.
             ConfigError: `top_k` is wrong.
         """
-        if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k is {top_k}; allowed: 1 or more")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ConfigError(f"top_k is {top_k!r}; allowed: a whole number from 1 up, or None")
         scores = self.score(query, documents)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return RankedDocuments(order.astype(np.int64), scores[order])
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Scores ``[n]`` of documents for a query, float32, in input order; see `rank`."""
-        if isinstance(documents, str):
-            raise ConfigError("documents is one text; give a list of texts")
+        if isinstance(documents, (str, bytes)) or not isinstance(documents, Iterable):
+            kind = type(documents).__name__
+            raise ConfigError(f"documents is one {kind}; give a list of texts")
         rows = list(self.score_iter((query, document) for document in documents))
         raise_failures(rows, "document")
         return np.array([row.score for row in rows], np.float32)
@@ -239,79 +241,49 @@ class Reranker:
         own = model.metadata().get(_RERANK_TEMPLATE)
         if template is None and self.has_classifier and own is not None:
             template = own.replace("{query}", "{{ query }}").replace("{document}", "{{ document }}")
-        if template is not None:
-            return _checked(self._by_template(model.raw_template(template), instruction))
-        if self.has_classifier:
+        if template is None and self.has_classifier:
             embeddings = model.embeddings
             return _checked(
                 lambda query, document: embeddings.pair(query, document, may_cut=self._truncate)
             )
-
+        if template is not None:
+            render = model.raw_template(template)
+            return self._fitting(
+                lambda query, document: render(
+                    {"query": query, "document": document, "instruction": instruction}
+                )
+            )
         if model.info.chat_template:
-            return _checked(self._by_chat(instruction))
+            return self._fitting(_chat_question(model, instruction))
 
-        def question(query: str, document: str) -> EmbeddingRequest:
+        def question(query: str, document: str) -> list[int]:
             text = _QUESTION.format(instruction=instruction, query=query, document=document)
-            return EmbeddingRequest(model.tokenize(f"{_SYSTEM}\n\n{text}\n\nAnswer:"))
+            return model.tokenize(f"{_SYSTEM}\n\n{text}\n\nAnswer:")
 
-        return _checked(question)
+        return self._fitting(question)
 
-    def _by_template(
-        self, render: Callable[[Mapping[str, str]], list[int]], instruction: str
-    ) -> Callable[[str, str], EmbeddingRequest]:
-        """What renders a template; for a classifier, with as much of the document as fits."""
+    def _fitting(
+        self, encode: Callable[[str, str], list[int]]
+    ) -> Callable[[Pair], EmbeddingRequest]:
+        """What encodes as much of the document as fits, if it may be cut."""
         model = self._model
-
-        def request(query: str, document: str) -> EmbeddingRequest:
-            variables = {"query": query, "document": document, "instruction": instruction}
-            tokens = render(variables)
-            if not self.has_classifier:
-                return EmbeddingRequest(tokens)
+        if self._processor is not None:
+            longest = max(len(node.path) for node in self._tree.nodes)
+            n_ctx = self._processor.n_ctx - longest - 1
+        else:
             n_ctx = model.embeddings.n_ctx
+
+        def encode_fitting(query: str, document: str) -> EmbeddingRequest:
+            tokens = encode(query, document)
             body = model.tokenize(document, add_bos=False) if len(tokens) > n_ctx else []
             while len(tokens) > n_ctx:
                 body = body[: max(0, len(body) + n_ctx - len(tokens))]
                 if not self._truncate or not body:
-                    raise PromptTooLong(len(tokens), n_ctx)
-                tokens = render({**variables, "document": model.detokenize(body)})
+                    raise PromptTooLong(len(tokens), n_ctx, CUT_REMEDY)
+                tokens = encode(query, model.detokenize(body))
             return EmbeddingRequest(tokens)
 
-        return request
-
-    def _by_chat(self, instruction: str) -> Callable[[str, str], EmbeddingRequest]:
-        """What asks in the form of the model's chat template.
-
-        Raises:
-            TemplateError: It fails.
-        """
-        model = self._model
-
-        def messages(text: str, has_system: bool) -> list[dict[str, str]]:
-            if has_system:
-                system = {"role": "system", "content": _SYSTEM}
-                return [system, {"role": "user", "content": text}]
-            return [{"role": "user", "content": f"{_SYSTEM}\n\n{text}"}]
-
-        def rendered(has_system: bool) -> str:
-            return model.apply_chat_template(messages("?", has_system), enable_thinking=False)
-
-        # Some templates refuse system messages, and some leave them out.
-        try:
-            has_system = _SYSTEM in rendered(True)
-        except TemplateError:
-            has_system = False
-        prompt, end = rendered(has_system), []
-        stem = prompt.rstrip()
-        if stem.endswith(_THINKING):
-            space = "\n\n".removeprefix(prompt[len(stem) :])
-            end = model.tokenize(space + _NO_THOUGHTS, add_bos=False, special=True)
-
-        def question(query: str, document: str) -> EmbeddingRequest:
-            text = _QUESTION.format(instruction=instruction, query=query, document=document)
-            chat = messages(text, has_system)
-            return EmbeddingRequest(model.encode(chat, enable_thinking=False) + end)
-
-        return question
+        return _checked(encode_fitting)
 
     def _make_tree(self) -> ChoiceTree:
         # After a chat template the answer begins with the word itself, in plain text with a space.
@@ -320,16 +292,67 @@ class Reranker:
         return ChoiceTree(tokens, decisions_only=True)
 
     def _check_classes(self) -> None:
-        n_classes = self._model.embeddings.n_classes
+        n_classes, is_encoder = self._model.embeddings.n_classes, self._model.embeddings.is_encoder
         # Converted Qwen3-Rerankers give "yes" and "no".
-        if n_classes > 2 or (n_classes == 2 and self._model.embeddings.is_encoder):
+        if n_classes > 2 or (n_classes == 2 and is_encoder):
             raise ModelError(
                 f"the model's classifier has {n_classes} classes, so it is not a reranker's"
+            )
+        if not n_classes and is_encoder:
+            raise ModelError(
+                "the model is an encoder without a classifier, so it cannot compare two texts; "
+                "take a reranker, or compare vectors of Embedder"
             )
 
     def _own(self, opened: Opened) -> Opened:
         self._owned.append(opened)
         return opened
+
+
+def _chat_question(model: Model, instruction: str) -> Callable[[str, str], list[int]]:
+    """What asks in the form of a model's chat template.
+
+    Raises:
+        TemplateError: It fails.
+    """
+
+    def messages(text: str, has_system: bool) -> list[dict[str, str]]:
+        if has_system:
+            system = {"role": "system", "content": _SYSTEM}
+            return [system, {"role": "user", "content": text}]
+        return [{"role": "user", "content": f"{_SYSTEM}\n\n{text}"}]
+
+    def rendered(has_system: bool) -> str:
+        return model.apply_chat_template(messages("?", has_system), enable_thinking=False)
+
+    # Some templates refuse system messages, and some leave them out.
+    try:
+        has_system = _SYSTEM in rendered(True)
+    except TemplateError:
+        has_system = False
+    prompt, end = rendered(has_system), []
+    stem = prompt.rstrip()
+    if stem.endswith(_THINKING):
+        space = "\n\n".removeprefix(prompt[len(stem) :])
+        end = model.tokenize(space + _NO_THOUGHTS, add_bos=False, special=True)
+
+    def question(query: str, document: str) -> list[int]:
+        text = _QUESTION.format(instruction=instruction, query=query, document=document)
+        return model.encode(messages(text, has_system), enable_thinking=False) + end
+
+    return question
+
+
+def _check_texts(instruction: object, template: object) -> None:
+    if not isinstance(instruction, str):
+        raise ConfigError(f"instruction is {instruction!r}; allowed: a text")
+    if template is None:
+        return
+    if not isinstance(template, str) or "query" not in template or "document" not in template:
+        raise ConfigError(
+            f"template is {template!r:.200}; allowed: a Jinja source in which the variables "
+            '"query" and "document" stand'
+        )
 
 
 def _checked(

@@ -37,10 +37,12 @@ from llamaherd.runners.llama_embedding import LlamaEmbeddingRunner
 from llamaherd.runners.native_embedding import NativeEmbeddingRunner
 from llamaherd.runners.native_weights import NativeWeights
 
-__all__ = ["TextEmbeddings", "normalized", "raise_failures"]
+__all__ = ["CUT_REMEDY", "TextEmbeddings", "normalized", "raise_failures"]
 
 Item = TypeVar("Item")
 
+CUT_REMEDY = "let it be cut with truncate=True"
+"""What to do about a text that is too long."""
 _TOKENIZER = "tokenizer.ggml.model"
 # Texts that wait for batches together.
 _WINDOW = 1024
@@ -213,7 +215,7 @@ class TextEmbeddings:
         n_tokens = len(before) + len(body) + len(after)
         if n_tokens > self.n_ctx:
             if not may_cut:
-                raise PromptTooLong(n_tokens, self.n_ctx)
+                raise PromptTooLong(n_tokens, self.n_ctx, CUT_REMEDY)
             body = body[: self.n_ctx - n_tokens]
         if not n_tokens:
             raise InvalidPrompt("the model has no tokens for the text")
@@ -240,7 +242,7 @@ class TextEmbeddings:
         n_tokens = len(head) + len(body) + len(after)
         if n_tokens > self.n_ctx:
             if not may_cut or len(head) + len(after) >= self.n_ctx:
-                raise PromptTooLong(n_tokens, self.n_ctx)
+                raise PromptTooLong(n_tokens, self.n_ctx, CUT_REMEDY)
             body = body[: self.n_ctx - n_tokens]
         return EmbeddingRequest([*head, *body, *after], segment_start=len(head))
 

@@ -203,6 +203,11 @@ class Model:
             path=str(self._weights.path),
         )
 
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that one row may hold, unless an engine is opened for more or fewer."""
+        return self._n_ctx or self._facts.n_ctx_train
+
     def metadata(self) -> dict[str, str]:
         """All metadata of the file that is not an array, as text."""
         return self._weights.metadata()
@@ -374,7 +379,7 @@ class Model:
         self._check_weights()
         if config.thread_pool == ThreadPoolConfig():
             config = replace(config, thread_pool=self._threads)
-        n_ctx = config.n_ctx or self._n_ctx or self._facts.n_ctx_train
+        n_ctx = config.n_ctx or self.n_ctx
         factory = RunnerFactory(
             self._weights,
             self._facts,

@@ -165,6 +165,11 @@ class ParallelProcessor:
         self._finalizer = weakref.finalize(self, _close, self._engine, owned)
 
     @property
+    def n_ctx(self) -> int:
+        """Tokens that one row may hold."""
+        return self._config.n_ctx or self._model.n_ctx
+
+    @property
     def model(self) -> Model:
         """The model. Its `generate` joins this processor's running batch."""
         return self._model.with_engine(self._engine)
