@@ -249,3 +249,9 @@ def test_bench_measures_with_one_row_and_many() -> None:
     assert "rows at once" in shown and "generated tokens/s" in shown
     wrong = llamaherd("bench", "--rows=0,999")
     assert wrong.returncode == 1 and "1 to 255" in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "embed"])
+def test_a_table_that_does_not_exist_is_no_text(command: str) -> None:
+    ended = llamaherd(command, "no-such-table.csv")
+    assert ended.returncode == 1 and "there is no file no-such-table.csv" in ended.stderr

@@ -142,6 +142,7 @@ def test_bad_documents_are_named() -> None:
         (np.ones((2, 4)), "document 'b' (position 1) has vectors of 4 values; the others have 3"),
         (np.ones(3), "document 'b' (position 1) has shape (3,)"),
         ([[1.0, 2.0, 3.0], [1.0]], "document 'b' (position 1) is no array of numbers"),
+        (None, "document 'b' (position 1) is None, as the vector of a text that failed"),
         ([["x", "y", "z"]], "document 'b' (position 1) has dtype <U1"),
     ]
     for document, message in cases:

@@ -306,13 +306,21 @@ TruncateOption = Annotated[
 def table_argument(
     prompts: list[str] | None, input: str | None
 ) -> tuple[tuple[str, ...], str | None]:
-    """Prompts and the input, which is also a single argument that is a table's name or "-"."""
+    """Prompts and the input, which is also a single argument that is a table's name or "-".
+
+    Raises:
+        InputError: It is the name of a table that does not exist.
+    """
     if prompts and len(prompts) == 1 and input is None:
         if prompts[0] == "-":
             return (), "-"
         is_table = prompts[0].lower().endswith((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"))
         if is_table and os.path.isfile(prompts[0]):
             return (), prompts[0]
+        if is_table and len(prompts[0].split()) == 1:
+            from llamaherd.errors import InputError
+
+            raise InputError(f"there is no file {prompts[0]}; check the name")
     return tuple(prompts or ()), input
 
 

@@ -33,6 +33,8 @@ def token_vectors(vectors: ArrayLike, name: str, *, dim: int | None = None) -> F
     Raises:
         RequestError: They have no tokens, another shape, or values that are not finite.
     """
+    if vectors is None:
+        raise RequestError(f"{name} is None, as the vector of a text that failed; leave it out")
     try:
         array = np.asarray(vectors)
     except (TypeError, ValueError) as error:
