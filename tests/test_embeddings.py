@@ -412,6 +412,14 @@ def test_a_text_longer_than_any_runner_fails_alone() -> None:
         engine.compute([])
 
 
+def test_vectors_of_tokens_are_made_in_bounded_memory() -> None:
+    """With a vector per token, a thousand long texts would take gigabytes."""
+    texts = iter(["The cup is ours. " * 60] * 1000)
+    with Model.load("demo") as model:
+        assert next(model.embed_iter(texts, pooling="none")).n_tokens > 200
+    assert sum(1 for _ in texts) > 950
+
+
 def test_one_text_is_no_list_of_texts() -> None:
     with Embedder("demo", query_prefix="query: ") as embedder:
         for embed in (embedder.embed_iter, embedder.model.embed_iter):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +46,8 @@ CUT_REMEDY = "let it be cut with truncate=True"
 _TOKENIZER = "tokenizer.ggml.model"
 # Texts that wait for batches together.
 _WINDOW = 1024
+# Their tokens if each has a vector, which may take 16 KiB.
+_WINDOW_TOKENS = 8192
 # GGUF's numbers of poolings.
 _POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 
@@ -191,7 +193,8 @@ class TextEmbeddings:
         # Not a generator itself, so that what is wrong is said at once.
         if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
             raise InvalidPrompt(f"give a list of texts, not one {type(items).__name__}")
-        return self._rows(self.engine(pooling), items, make, finish)
+        max_tokens = _WINDOW_TOKENS if pooling == "none" else sys.maxsize
+        return self._rows(self.engine(pooling), items, make, finish, max_tokens)
 
     def body(self, text: str) -> list[int]:
         """Tokens of a text, without those that the model wants around it.
@@ -283,22 +286,17 @@ class TextEmbeddings:
         items: Iterable[Item],
         make: Callable[[Item], EmbeddingRequest],
         finish: Callable[[FloatArray, EmbeddingRequest], FloatArray],
+        max_tokens: int,
     ) -> Iterator[Embedding]:
         numbered = enumerate(items)
-        while window := list(itertools.islice(numbered, _WINDOW)):
-            failed: dict[int, Embedding] = {}
-            requests: dict[int, EmbeddingRequest] = {}
-            for index, item in window:
-                try:
-                    requests[index] = make(item)
-                except LlamaherdError as error:
-                    failed[index] = Embedding(index, error=RowError.from_exception(error))
-            results = iter(engine.compute(list(requests.values())))
-            for index, _ in window:
-                if index in failed:
-                    yield failed[index]
+        while window := _window(numbered, make, max_tokens):
+            requests = [made for _, made in window if isinstance(made, EmbeddingRequest)]
+            results = iter(engine.compute(requests))
+            for index, made in window:
+                if isinstance(made, EmbeddingRequest):
+                    yield _embedding(index, made, next(results), finish)
                 else:
-                    yield _embedding(index, requests[index], next(results), finish)
+                    yield Embedding(index, error=RowError.from_exception(made))
 
     def _runners(self, pooling: Pooling) -> _Runners:
         native = self._native
@@ -378,6 +376,27 @@ def normalized(vectors: FloatArray) -> FloatArray:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: FloatArray = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return scaled
+
+
+def _window(
+    numbered: Iterator[tuple[int, Item]], make: Callable[[Item], EmbeddingRequest], max_tokens: int
+) -> list[tuple[int, EmbeddingRequest | LlamaherdError]]:
+    """What is made of the next items, or why it could not be; the last may exceed the tokens."""
+    window: list[tuple[int, EmbeddingRequest | LlamaherdError]] = []
+    n_tokens = 0
+    while len(window) < _WINDOW and n_tokens < max_tokens:
+        index_and_item = next(numbered, None)
+        if index_and_item is None:
+            break
+        index, item = index_and_item
+        try:
+            request = make(item)
+        except LlamaherdError as error:
+            window.append((index, error))
+        else:
+            window.append((index, request))
+            n_tokens += len(request.tokens)
+    return window
 
 
 def _embedding(

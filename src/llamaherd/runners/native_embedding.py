@@ -88,7 +88,8 @@ class NativeEmbeddingRunner:
             return states
         if self._pooling == "mean":
             # One text at a time, since its sum may not depend on its neighbors.
-            return [rows.mean(axis=0) for rows in states]
+            with np.errstate(all="ignore"):
+                return [rows.mean(axis=0) for rows in states]
         if self._pooling == "rank":
             return [self._classify(rows[0]) for rows in states]
         return [rows[-1] for rows in states]
@@ -151,7 +152,8 @@ class NativeEmbeddingRunner:
     def _classify(self, state: FloatArray) -> FloatArray:
         """As BertForSequenceClassification does."""
         *dense, (weight, bias) = self._weights.classifier
-        for inner_weight, inner_bias in dense:
-            state = np.tanh(inner_weight @ state + inner_bias)
-        scores: FloatArray = weight @ state + bias
+        with np.errstate(all="ignore"):
+            for inner_weight, inner_bias in dense:
+                state = np.tanh(inner_weight @ state + inner_bias)
+            scores: FloatArray = weight @ state + bias
         return scores
