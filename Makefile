@@ -54,7 +54,7 @@ $(VENV)/.pip:
 $(VENV)/.installed: pyproject.toml $(VENV)/.pip
 	@if ! $(BIN)/python -c 'import llama_cpp' 2>/dev/null; then \
 	    if $(PIP) cache list llama_cpp_python 2>/dev/null | grep -q llama_cpp_python; then \
-	        echo "Installing llamaherd (llama.cpp from pip's cache) ..."; \
+	        echo "Installing llamaherd (llama.cpp from pip's cache, if it was built for this Python) ..."; \
 	    elif command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null; then \
 	        echo "Building llama.cpp for this machine, about 4 minutes on 2 cores, once ..."; \
 	    else \
