@@ -198,7 +198,7 @@ def test_answers_do_not_wait_for_the_next_line(tmp_path: Path, to_file: bool) ->
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["run", "--max-tokens=900"], "0 are missing of those read so far"),
+        (["run", "--max-tokens=20"], "0 are missing of those read so far"),
         (["batch", "-", "-o", "out.jsonl"], "1 rows are safe"),
         (["embed"], "0 are missing of those read so far"),
     ],
@@ -207,7 +207,13 @@ def test_ctrl_c_while_it_waits_for_input(tmp_path: Path, command: list[str], sai
     """A pipe that says nothing more does not hold the command, whichever thread reads it."""
     with started(*command[1:], stdin=subprocess.PIPE, command=command[0], cwd=tmp_path) as process:
         write(process, json.dumps({"prompt": PERU}))
-        time.sleep(3)
+        if command[0] == "run":
+            assert process.stdout is not None and process.stdout.readline()
+        elif command[0] == "batch":
+            wait_for_lines(tmp_path / "out.jsonl", 1, process)
+        else:
+            # It waits for more rows to embed together.
+            time.sleep(3)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
