@@ -190,7 +190,7 @@ class Context::Work {
         return out;
     }
 
-    // Calls `store(matrix, first row, rows, first output, sums)` for every tile of the products with
+    // Calls `store(matrix, first row, rows, first output, sums)` for strips of the products with
     // several matrices that take the same activations.
     template <typename Store>
     void multiply(const Team& team, const Rows& rows, std::initializer_list<const Matrix*> matrices,
@@ -217,11 +217,11 @@ class Context::Work {
     template <typename Store>
     void multiply_panel(const Rows& rows, const Matrix& matrix, int which, int panel,
                         Store&& store) const {
-        alignas(64) float sums[kTileRows * kPanel];
-        for (int i = 0; i < rows.size(); i += kTileRows) {
-            const int n = std::min(kTileRows, rows.size() - i);
+        alignas(64) float sums[kStripRows * kPanel];
+        for (int i = 0; i < rows.size(); i += kStripRows) {
+            const int n = std::min(kStripRows, rows.size() - i);
             kernels_.multiply(matrix.coding, matrix.panel(panel), tile(which, rows.scratch + i),
-                              matrix.n_superblocks(), n, sums);
+                              c_.tile_stride_, matrix.n_superblocks(), n, sums);
             store(i, n, sums);
         }
     }
@@ -423,7 +423,7 @@ class Context::Work {
     }
 
     void feed_forward_ungated(const Team& team, const Rows& rows, const Layer& layer) const {
-        alignas(64) float ones[kTileRows * kPanel];
+        alignas(64) float ones[kStripRows * kPanel];
         std::fill(std::begin(ones), std::end(ones), 1.0f);
         encode(team, rows, layer.up, 0, [&](int row) { return x(row); });
         multiply(team, rows, {&layer.up}, 0, [&](int, int i, int n, int output, float* sums) {
@@ -446,10 +446,11 @@ class Context::Work {
         const bool is_shared = takes_same(layer.gate, layer.up);
         if (!is_shared) encode(team, rows, layer.up, 1, source);
         multiply(team, rows, {&layer.gate}, 0, [&](int, int i, int n, int output, float* gates) {
-            alignas(64) float ups[kTileRows * kPanel];
+            alignas(64) float ups[kStripRows * kPanel];
             const int which = is_shared ? 0 : 1;
             kernels_.multiply(layer.up.coding, layer.up.panel(output / kPanel),
-                              tile(which, rows.scratch + i), layer.up.n_superblocks(), n, ups);
+                              tile(which, rows.scratch + i), c_.tile_stride_,
+                              layer.up.n_superblocks(), n, ups);
             kernels_.gate(shape_.gate, gates, ups, n * kPanel, gates);
             for (int r = 0; r < n; r++) {
                 std::memcpy(hidden(rows.scratch + i + r) + output, gates + r * kPanel, kPanel * 4);
@@ -559,7 +560,12 @@ void Context::execute(const Step& step, float* out, size_t stride) {
     check(step, stride);
     if (step.tokens.empty()) return;
     Work work(*this, step, out, stride);
-    pool_.run([&](int thread) { work.run(thread); });
+    const Kernels& kernels = model_.kernels();
+    pool_.run([&](int thread) {
+        kernels.begin_step();
+        work.run(thread);
+        kernels.end_step();
+    });
 }
 
 void Context::copy_block(int from, int to) {

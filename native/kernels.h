@@ -11,7 +11,8 @@
 
 namespace llamaherd {
 
-constexpr int kTileRows = 16;       // rows of activations that a kernel takes at once
+constexpr int kTileRows = 16;       // rows of activations of a tile
+constexpr int kStripRows = 64;      // rows that a product takes at once
 constexpr int kKvBlock = 32;        // tokens of a block of the KV cache
 constexpr int kMaxHeadDim = 256;
 constexpr int kAttentionRows = 48;  // queries that attention takes at once
@@ -98,9 +99,11 @@ struct Kernels {
     const char* isa;
     // Writes one row of activations into a tile. `n_inputs` is a multiple of kSuperblock.
     void (*encode)(const ActivationFormat&, const float* x, int n_inputs, uint8_t* tile, int row);
-    // out[r][c] = activations of row r times output c of the panel, for r < n_rows.
-    void (*multiply)(Coding, const uint8_t* panel, const uint8_t* tile, int n_superblocks,
-                     int n_rows, float* out);
+    // out[r][c] = activations of row r times output c of the panel, for r < n_rows <= kStripRows.
+    // Row r is in tile r / kTileRows; tiles are `tile_stride` bytes apart. `out` has room for the
+    // rows of whole tiles.
+    void (*multiply)(Coding, const uint8_t* panel, const uint8_t* tiles, size_t tile_stride,
+                     int n_superblocks, int n_rows, float* out);
     // out = x / rms(x) * weight. Arrays are padded with zeros to a multiple of 16.
     void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
     // out = (x - mean(x)) / deviation(x) * weight + bias, for n a multiple of 16.
@@ -115,9 +118,24 @@ struct Kernels {
     // out = x times 1 / scale, rounded, with its length at most `length` and every value in int16.
     float (*quantize)(const float* x, int n, float length, int16_t* out);
     void (*attend)(const AttentionTile&);
-    // Multiply-adds of 8-bit integers as fast as the core can, for n rounds of `multiply_adds`.
+    // Multiply-adds of 8-bit integers as fast as the core can, for n rounds; returns how many.
     int64_t (*int8_peak)(int64_t n_rounds);
+    // Called by every thread before its first product of a step, and after its last one.
+    void (*begin_step)();
+    void (*end_step)();
 };
+
+// `multiply` of a table by a function that takes one tile.
+template <void (*MULTIPLY_TILE)(Coding, const uint8_t*, const uint8_t*, int, int, float*)>
+void multiply_each_tile(Coding coding, const uint8_t* panel, const uint8_t* tiles,
+                        size_t tile_stride, int n_superblocks, int n_rows, float* out) {
+    for (int row = 0; row < n_rows; row += kTileRows, tiles += tile_stride) {
+        const int n = n_rows - row < kTileRows ? n_rows - row : kTileRows;
+        MULTIPLY_TILE(coding, panel, tiles, n_superblocks, n, out + row * kPanel);
+    }
+}
+
+inline void no_preparation() {}
 
 // The best table for this machine, or the one called `isa`; throws std::invalid_argument if this
 // machine does not have it or there is no such name. "" is the best.

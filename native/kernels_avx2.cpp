@@ -774,11 +774,13 @@ int64_t int8_peak(int64_t n_rounds) {
 
 #ifdef LLAMAHERD_AVXVNNI
 const Kernels kAvxVnniKernels = {
-    "avxvnni", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "avxvnni", encode, multiply_each_tile<multiply>, rms_norm, layer_norm, add, rotate, gate,
+    quantize, attend, int8_peak, no_preparation, no_preparation,
 };
 #else
 const Kernels kAvx2Kernels = {
-    "avx2", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "avx2", encode, multiply_each_tile<multiply>, rms_norm, layer_norm, add, rotate, gate,
+    quantize, attend, int8_peak, no_preparation, no_preparation,
 };
 #endif
 

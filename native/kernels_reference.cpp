@@ -265,7 +265,8 @@ int64_t int8_peak(int64_t n_rounds) {
 }  // namespace
 
 const Kernels kReferenceKernels = {
-    "reference", encode, multiply, rms_norm, layer_norm, add, rotate, gate, quantize, attend, int8_peak,
+    "reference", encode, multiply_each_tile<multiply>, rms_norm, layer_norm, add, rotate, gate,
+    quantize, attend, int8_peak, no_preparation, no_preparation,
 };
 
 }  // namespace llamaherd
