@@ -7,11 +7,15 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(LLAMAHERD_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace llamaherd {
 namespace {
 
-constexpr int kMost = 5;
+constexpr int kMost = 6;
 
 struct Available {
     const Kernels* tables[kMost] = {};
@@ -32,6 +36,19 @@ bool has_avx_vnni() {
 }
 #endif
 
+#if defined(LLAMAHERD_AMX)
+// The processor has it, the system saves its registers, and this process may use them, which has to
+// be asked for.
+bool has_amx() {
+    unsigned a, b, c, d, saved, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 24 & 3) != 3) return false;
+    asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if ((saved >> 17 & 3) != 3) return false;
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;
+    return !syscall(SYS_arch_prctl, kRequestPermission, kTileData);
+}
+#endif
+
 Available detect() {
     Available available;
 #if defined(__x86_64__)
@@ -42,6 +59,9 @@ Available detect() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+#if defined(LLAMAHERD_AMX)
+    if (avx512 && has_amx()) available.add(amx_kernels());
+#endif
     if (avx512) available.add(kAvx512Kernels);
     if (avx2 && has_avx_vnni()) available.add(kAvxVnniKernels);
     if (avx2) available.add(kAvx2Kernels);

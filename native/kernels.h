@@ -149,6 +149,8 @@ extern const Kernels kReferenceKernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx2Kernels;
+// A function, since the table is made from another one by code that needs these instructions.
+const Kernels& amx_kernels();
 #endif
 
 }  // namespace llamaherd

@@ -50,12 +50,12 @@ struct Format {
     bool has_min;
     int zero_point;  // 0 with a minimum
 
-    bool is_float() const { return bits >= 16; }
-    size_t group_bytes() const {
+    constexpr bool is_float() const { return bits >= 16; }
+    constexpr size_t group_bytes() const {
         return is_float() ? size_t(kGroup) * kPanel * (bits / 8) : size_t(bits) * kGroup * kPanel / 8;
     }
-    size_t scale_bytes() const { return is_float() ? 0 : size_t(halves) * kPanel * 2; }
-    size_t superblock_bytes() const {
+    constexpr size_t scale_bytes() const { return is_float() ? 0 : size_t(halves) * kPanel * 2; }
+    constexpr size_t superblock_bytes() const {
         return 2 * (group_bytes() + scale_bytes() * (has_min ? 2 : 1));
     }
 };

@@ -176,7 +176,7 @@ struct Product {
 
     void multiply(int panel, const Aligned& activations, int n_rows, float* out) const {
         kernels.multiply(matrix.coding, panels.bytes() + matrix.panel_bytes() * panel,
-                         activations.bytes(), matrix.n_superblocks(), n_rows, out);
+                         activations.bytes(), 0, matrix.n_superblocks(), n_rows, out);
     }
 };
 
@@ -229,15 +229,44 @@ void check_company(const Product& product, int panel, const float* sums) {
     }
 }
 
+// Strips of several tiles, each with the same rows in it. The results of AMX are those of AVX-512.
+void check_strips(const Product& product, int panel, const float* sums) {
+    const Matrix& matrix = product.matrix;
+    const bool is_amx = !std::strcmp(product.kernels.isa, "amx");
+    const Kernels& other = is_amx ? kernels_for("avx512") : product.kernels;
+    const size_t stride = product.tile.size() + 64;
+    Aligned tiles(kStripRows / kTileRows * stride);
+    for (int row = 0; row < kStripRows; row += kTileRows) {
+        std::memcpy(tiles.bytes() + row / kTileRows * stride, product.tile.bytes(), product.tile.size());
+    }
+    alignas(64) float out[kStripRows * kPanel], expected[kStripRows * kPanel];
+    for (int n : {12, 13, 17, 23, 24, 31, 33, 47, 52, 64}) {
+        const auto multiply = [&](const Kernels& kernels, float* to) {
+            kernels.multiply(matrix.coding, product.panels.bytes() + matrix.panel_bytes() * panel,
+                             tiles.bytes(), stride, matrix.n_superblocks(), n, to);
+        };
+        multiply(product.kernels, out);
+        multiply(other, expected);
+        for (int row = 0; row < n; row++) {
+            const float* alone = sums + row % kTileRows * kPanel;
+            expect(!std::memcmp(alone, out + row * kPanel, kPanel * 4), product.kernels.isa, "strip", n);
+        }
+        expect(!std::memcmp(out, expected, size_t(n) * kPanel * 4), product.kernels.isa, "avx512", n);
+    }
+}
+
 void check_product(const Kernels& kernels, const BlockLayout& layout, int n_outputs, int n_inputs,
                    bool are_scales_exact) {
+    kernels.begin_step();
     const Product product(kernels, layout, n_outputs, n_inputs, are_scales_exact);
     alignas(64) float sums[kTileRows * kPanel];
     for (int panel = 0; panel < product.matrix.n_panels(); panel++) {
         product.multiply(panel, product.tile, kTileRows, sums);
         check_values(product, panel, sums, are_scales_exact);
         check_company(product, panel, sums);
+        check_strips(product, panel, sums);
     }
+    kernels.end_step();
 }
 
 // Packing in another order, and panel by panel, is packing reordered rows at once.
@@ -586,6 +615,7 @@ int main() {
                               are_scales_exact);
                 check_product(kernels, layout, 16, layout.n_values == 256 ? 512 : 96,
                               are_scales_exact);
+                check_product(kernels, layout, 16, 2304, are_scales_exact);
             }
         }
         for (int head_dim : {16, 32, 48, 64, 80, 96, 128, 256}) {
