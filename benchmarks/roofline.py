@@ -2,10 +2,12 @@
 
     python benchmarks/roofline.py [--model MODEL.gguf] [--json out.json] [--plot out.png]
 
-The limit is the rate of 8-bit multiply-adds that the dot-product instruction reaches on registers,
-measured on all threads at the same time. A token's work is two operations per weight (embeddings
-not counted; the output head only where logits are wanted) and four per key, head dimension and
-query head of attention. Each point is the median of several runs.
+The limit is the rate of 8-bit multiply-adds that the dot-product instruction of the instruction set
+in use (LLAMAHERD_ISA) reaches on registers, measured on all threads at the same time. On AMX that
+is the rate of full tiles of 64 inputs, half of which weights with a scale per 32 inputs can reach
+at most. A token's work is two operations per weight (embeddings not counted; the output head only
+where logits are wanted) and four per key, head dimension and query head of attention. Each point is
+the median of several runs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from llamaherd.engine.plan import Chunk, Free, StepPlan
 from llamaherd.hardware import available_cpus
 from llamaherd.llama.gguf_file import ModelSizes, read_header
 from llamaherd.runners.native import NativeOptions, NativeRunner
-from llamaherd.runners.native_weights import NativeWeights
+from llamaherd.runners.native_weights import NativeWeights, chosen_isa
 from make_model import QUANTS, model_path
 
 PREFILLS = (128, 512, 2048, 4096)
@@ -68,7 +70,8 @@ class Bench:
         )
         self.runner = NativeRunner(weights, options)
         self.sizes = read_header(path).sizes()
-        self.limit = 2 * _native.int8_peak(n_threads, 0.5)
+        self.isa = chosen_isa()
+        self.limit = 2 * _native.int8_peak(n_threads, 0.5, self.isa)
         tokens = np.random.default_rng(1).integers(3, weights.n_vocab, max(PREFILLS))
         self.tokens = [int(t) for t in tokens]
 
@@ -128,8 +131,8 @@ def head_operations(sizes: ModelSizes) -> float:
     return 2.0 * sizes.n_embd * sizes.n_vocab
 
 
-def show(points: list[Point], limit: float) -> None:
-    print(f"limit: {limit / 1e9:.0f} billion 8-bit operations per second")
+def show(points: list[Point], limit: float, isa: str) -> None:
+    print(f"limit: {limit / 1e9:.0f} billion 8-bit operations per second ({isa})")
     names = list(points[0].shares)
     print(f"{'':<14}{'tokens/s':>9}{'of limit':>10}" + "".join(f"{n:>11}" for n in names))
     for point in points:
@@ -180,9 +183,10 @@ def main() -> None:
     arguments = parser.parse_args()
     bench = Bench(arguments.model or model_path(arguments.quant), arguments.threads)
     points = [*map(bench.prefill, PREFILLS), *map(bench.decode, DECODES)]
-    show(points, bench.limit)
+    show(points, bench.limit, bench.isa)
     if arguments.json:
-        report = {"limit": bench.limit, "points": [asdict(point) for point in points]}
+        rows = [asdict(point) for point in points]
+        report = {"isa": bench.isa, "limit": bench.limit, "points": rows}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     if arguments.plot:
         plot(points, arguments.plot)
