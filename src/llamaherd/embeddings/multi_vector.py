@@ -7,7 +7,7 @@ from os import PathLike
 from typing import overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
 from llamaherd.embeddings.embedder import Kind
@@ -156,7 +156,7 @@ class MultiVectorGenerator:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _kept(self, tokens: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _kept(self, tokens: Sequence[int]) -> NDArray[np.bool_]:
         """Which tokens are not punctuation; all, if there is nothing else."""
         kept = np.array([not self._check_punctuation(token) for token in tokens])
         return kept if kept.any() else ~kept

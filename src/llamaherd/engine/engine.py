@@ -16,12 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from llamaherd.config import EngineConfig
 from llamaherd.engine.canary import find_interference
 from llamaherd.engine.counters import Counters
-from llamaherd.engine.plan import Demand, Runner, StepOutput, StepPlan
+from llamaherd.engine.plan import Demand, FloatArray, Runner, StepOutput, StepPlan
 from llamaherd.engine.request import Request
 from llamaherd.engine.row import Row, check_request, rejected
 from llamaherd.engine.sampling import sample
@@ -349,7 +347,7 @@ class Engine:
         self._counters.sample_s += sampled_s - sampling_s
         self._counters.text_s += self._clock() - sampled_s
 
-    def _push(self, row: Row, token: int, logits: np.ndarray) -> None:
+    def _push(self, row: Row, token: int, logits: FloatArray) -> None:
         if token < 0:
             self._fail(row.sequence, DecodeFailed("the model gave no valid logits for this row"))
             return

@@ -232,7 +232,9 @@ def _write_npy(records: LogRecords, new: Path, output: Path) -> None:
     header = {"descr": _FLOAT.str, "fortran_order": False, "shape": (len(records), dim)}
     missing = np.full(dim, np.nan, _FLOAT)
     with new.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        # Not every numpy says what this takes.
+        write_header: Any = np.lib.format.write_array_header_1_0
+        write_header(file, header)
         for record in records:
             vector = _vector(record.get("embedding"), dim)
             file.write((vector if vector is not None else missing).tobytes())

@@ -163,7 +163,8 @@ class LlamaVocabulary:
         # llama.cpp would "clean up" the spaces before punctuation of such vocabularies; their
         # pieces simply joined are the text. For the others it knows where spaces were added.
         if self.is_byte_level:
-            return self._join_pieces(array.tolist(), special)
+            ids: list[int] = list(map(int, array))
+            return self._join_pieces(ids, special)
         _held = self._hold()
         pointer = array.ctypes.data_as(ctypes.POINTER(C.llama_token))
         capacity = 8 * len(array) + 16

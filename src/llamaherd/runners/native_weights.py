@@ -367,7 +367,8 @@ class _Plan:
 
     def classifier(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Weights ``[outputs, inputs]`` and bias of the layers that follow a pooled state."""
-        layers, width = [], self._sizes.n_embd
+        layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        width = self._sizes.n_embd
         for name in ("cls", "cls.output"):
             if f"{name}.weight" not in self._tensors:
                 continue
@@ -377,7 +378,7 @@ class _Plan:
                 raise ModelLoadError(f"{self._path} is damaged: {name}.weight has shape {shape}")
             width = n_outputs
             weight = self._array(f"{name}.weight", n_inputs * n_outputs)
-            bias = np.zeros(n_outputs, np.float32)
+            bias: NDArray[np.float32] = np.zeros(n_outputs, np.float32)
             if f"{name}.bias" in self._tensors:
                 bias = self._array(f"{name}.bias", n_outputs)
             layers.append((weight.reshape(n_outputs, n_inputs), bias))
