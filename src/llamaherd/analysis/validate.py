@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -292,12 +293,15 @@ def _score(
     has_gold = gold >= 0
     shown = np.where(answers < 0, n + 1, answers)
     accuracy = float((gold == answers)[has_gold].mean())
-    precision, recall, f1, support = precision_recall_fscore_support(
-        gold[has_gold], shown[has_gold], labels=range(n), zero_division=0.0
-    )
     matrix: Iterable[Iterable[int]] = ()
-    if n <= _MAX_MATRIX_LABELS:
-        matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))[:n]
+    with warnings.catch_warnings():
+        # Free text has as many labels as rows, and scikit-learn before 1.8 takes that for numbers.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        precision, recall, f1, support = precision_recall_fscore_support(
+            gold[has_gold], shown[has_gold], labels=range(n), zero_division=0.0
+        )
+        if n <= _MAX_MATRIX_LABELS:
+            matrix = confusion_matrix(gold[has_gold], shown[has_gold], labels=range(n + 2))[:n]
     return AnnotatorScore(
         accuracy=accuracy,
         interval=bootstrap.of_share(accuracy, int(has_gold.sum())),
