@@ -93,6 +93,8 @@ def sentence_transformers(
 
     torch.set_num_threads(arguments.threads)
     model = SentenceTransformer(str(arguments.folder), device="cpu")
+    # Some models cut texts before the end of their positions, which nobody else does.
+    model.max_seq_length = model[0].auto_model.config.max_position_embeddings
     model.encode(texts[:8])
     began = time.perf_counter()
     vectors = model.encode(texts, batch_size=32, normalize_embeddings=True)
